@@ -1,0 +1,230 @@
+"""Files that survive: tensors as safetensors, everything else as JSON, each written whole or not at all."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from hw3utils.networks import UNet
+from hw3utils.schedules import NoiseSchedule, schedule_from_card
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {"UNet": UNet}
+
+
+def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
+    """Write a file under a temporary name beside its own, then rename: a reader sees the old file or the new one.
+
+    Args:
+        path: the file to make; its folder is made if missing.
+        write: called with the temporary path.
+
+    Raises:
+        OSError: in one sentence, when the folder cannot be written or the disk is full; the old file is untouched.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        os.close(handle)
+        temporary = Path(name)
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise OSError(f"could not write {path} ({reason}); free some space or choose another folder.") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+    return path
+
+
+def write_json(path: str | Path, value: Any) -> Path:
+    """Write a value as indented JSON, atomically."""
+    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
+    return write_atomically(path, lambda temporary: temporary.write_text(text))
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ValueError: when the file is not JSON, or not an object.
+        FileNotFoundError: when there is no such file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}; check the path.")
+    try:
+        value = json.loads(path.read_text())
+    except ValueError:
+        raise ValueError(f"{path} is not readable as JSON; it may be cut off, or another kind of file.") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds a JSON {type(value).__name__}, expected an object.")
+    return value
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> Path:
+    """Write tensors as safetensors, atomically."""
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return write_atomically(path, lambda temporary: save_file(contiguous, temporary))
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """Read a safetensors file to the CPU. Nothing is ever unpickled.
+
+    Raises:
+        ValueError: when the file is not safetensors (a pickle, a truncated file).
+        FileNotFoundError: when there is no such file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}; check the path.")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(
+            f"{path} is not a whole safetensors file ({error}); only safetensors are read, never pickles."
+        ) from None
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_state(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Copy tensors into a module, which must have exactly those names and shapes.
+
+    Raises:
+        ValueError: naming the first tensor that is missing, unexpected, of another shape, or not finite.
+    """
+    state = module.state_dict()
+    for name in sorted(state.keys() | tensors.keys()):
+        if name not in tensors:
+            raise ValueError(f"{source} has no tensor {name}; it was made for another network.")
+        if name not in state:
+            raise ValueError(f"{source} has a tensor {name} that the network lacks; it was made for another network.")
+        if tensors[name].shape != state[name].shape:
+            got, want = tuple(tensors[name].shape), tuple(state[name].shape)
+            raise ValueError(f"{source} has {name} of shape {got}, the network has {want}; it is for another network.")
+        if not tensors[name].isfinite().all():
+            raise ValueError(f"{source} has values in {name} that are not finite; the file is damaged.")
+    module.load_state_dict({name: tensor.to(state[name].dtype) for name, tensor in tensors.items()})
+
+
+def save_weights(
+    path: str | Path,
+    tensors: Mapping[str, Tensor],
+    *,
+    network: nn.Module,
+    schedule: NoiseSchedule,
+    card: Mapping[str, Any],
+    dtype: torch.dtype | None = None,
+) -> Path:
+    """Write a network's weights, PATH.safetensors, and beside it the card, PATH.json.
+
+    Args:
+        path: the safetensors file; its card has the same name and the suffix .json.
+        tensors: the state to keep (for example the EMA's).
+        network: gives the architecture's name and arguments.
+        schedule: the schedule it was trained for.
+        card: everything else that is known of the run.
+        dtype: store floating tensors in this type (None: as they are).
+
+    Raises:
+        OSError: when a file cannot be written.
+    """
+    path = Path(path)
+    kept = {
+        name: tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+        for name, tensor in tensors.items()
+    }
+    write_tensors(path, kept)
+    whole = {
+        "network": {"name": type(network).__name__, **network.config},
+        "schedule": schedule.card(),
+        "sha256": file_sha256(path),
+        **card,
+    }
+    write_json(path.with_suffix(".json"), whole)
+    return path
+
+
+def load_weights(
+    path: str | Path, *, device: str | torch.device = "cpu"
+) -> tuple[nn.Module, NoiseSchedule, dict[str, Any]]:
+    """Read what `save_weights` wrote.
+
+    Args:
+        path: the safetensors file, or the folder that holds `weights.safetensors`.
+        device: where the network goes.
+
+    Returns:
+        The network in fp32 and evaluation mode, its schedule, and the whole card.
+
+    Raises:
+        ValueError: when a file is damaged, the card does not belong to the weights, or names an unknown network.
+        FileNotFoundError: when a file is missing.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "weights.safetensors"
+    tensors = read_tensors(path)
+    card_path = path.with_suffix(".json")
+    card = read_json(card_path)
+    missing = {"network", "schedule", "sha256"} - card.keys()
+    if missing:
+        raise ValueError(f"{card_path} lacks {', '.join(sorted(missing))}; it is not the card of a weights file.")
+    if card["sha256"] != file_sha256(path):
+        raise ValueError(f"{path} does not have the SHA-256 of its card {card_path.name}; take the pair from one run.")
+    described = card["network"]
+    name = described.get("name") if isinstance(described, dict) else described
+    if not isinstance(name, str) or name not in NETWORKS:
+        raise ValueError(f"{card_path} names the network {name!r}, expected one of {', '.join(NETWORKS)}.")
+    try:
+        network = NETWORKS[name](**{key: value for key, value in described.items() if key != "name"})
+    except TypeError:
+        raise ValueError(f"{card_path} describes {name} by arguments that it does not take: {described}.") from None
+    load_state(network, tensors, str(path))
+    return network.to(device).eval(), schedule_from_card(card["schedule"]), card
+
+
+PRETRAINED_FOLDER = Path(__file__).parent / "pretrained"
+
+
+def pretrained_names() -> list[str]:
+    """Names that `load_pretrained` knows."""
+    return sorted(path.stem for path in PRETRAINED_FOLDER.glob("*.safetensors"))
+
+
+def load_pretrained(
+    name: str = "sprites", *, device: str | torch.device = "cpu"
+) -> tuple[nn.Module, NoiseSchedule, dict[str, Any]]:
+    """Load weights that are shipped with the package, their hash checked.
+
+    Args:
+        name: one of `pretrained_names()`.
+        device: where the network goes.
+
+    Returns:
+        The network in fp32 and evaluation mode, its schedule, and the whole card of the run.
+
+    Raises:
+        ValueError: on an unknown name or a damaged file.
+    """
+    if name not in pretrained_names():
+        raise ValueError(f"there are no shipped weights {name!r}, expected one of {', '.join(pretrained_names())}.")
+    return load_weights(PRETRAINED_FOLDER / f"{name}.safetensors", device=device)

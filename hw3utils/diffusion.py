@@ -1,0 +1,512 @@
+"""The forward process and its algebra: perturbation, chain, posterior, and the three names of one unknown.
+
+    x_t = signal_t * x_0 + noise_t * eps,      score = -eps / noise_t,      x0 = (x_t - noise_t * eps) / signal_t
+
+Everywhere `t` is an int, or an integer tensor of shape () or (B,), and counts from 0 (the data) to T. Coefficients are
+looked up in float64 and then cast to the dtype and device of the data.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hw3utils.schedules import NoiseSchedule, check_count, check_number
+
+EpsModel = Callable[[Tensor, Tensor], Tensor]
+Generators = torch.Generator | Sequence[torch.Generator] | None
+
+
+def check_data(x: Any, name: str, *, like: Tensor | None = None) -> None:
+    """Raise ValueError unless x is a floating-point tensor of finite numbers, of the shape, dtype and device of `like`.
+
+    The numbers are looked at on the CPU only, where that costs next to nothing; an accelerator would be waited for.
+    """
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        got = f"a tensor of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"{name} is {got}, expected a floating-point tensor.")
+    if like is not None:
+        for what in ("shape", "dtype", "device"):
+            got, expected = getattr(x, what), getattr(like, what)
+            if got != expected:
+                got, expected = (tuple(v) if what == "shape" else v for v in (got, expected))
+                raise ValueError(f"{name} has {what} {got}, expected {expected} as the data.")
+    if x.device.type == "cpu" and not bool(torch.isfinite(x).all()):
+        raise ValueError(f"{name} holds NaN or infinity, expected finite numbers.")
+
+
+def check_times(t: Any, x: Tensor, schedule: NoiseSchedule, *, first: int = 1) -> Tensor:
+    """Return the time steps as int64 on the CPU, shape () or (B,), or raise ValueError unless all are in first..T."""
+    if not isinstance(schedule, NoiseSchedule):
+        raise ValueError(f"schedule is {type(schedule).__name__}, expected a NoiseSchedule.")
+    if not isinstance(t, Tensor):
+        return torch.tensor(check_count(t, "t", low=first, high=schedule.T))
+    if t.is_floating_point() or t.is_complex() or t.dtype == torch.bool:
+        raise ValueError(f"t has dtype {t.dtype}, expected integers.")
+    if t.ndim and (x.ndim == 0 or tuple(t.shape) != (x.shape[0],)):
+        raise ValueError(f"t has shape {tuple(t.shape)}, expected () or one step per sample for data {tuple(x.shape)}.")
+    steps = t.detach().to("cpu", torch.int64)
+    if steps.numel() and not first <= int(steps.min()) <= int(steps.max()) <= schedule.T:
+        raise ValueError(f"t lies in {int(steps.min())}..{int(steps.max())}, expected {first}..{schedule.T}.")
+    return steps
+
+
+def look_up(table: Tensor, steps: Tensor, x: Tensor) -> Tensor:
+    """Take table[steps] (float64, CPU), cast it to the dtype and device of x, and shape it to broadcast against x."""
+    value = table[steps].to(x.dtype).to(x.device)
+    return value.reshape(-1, *[1] * (x.ndim - 1)) if steps.ndim else value
+
+
+def model_times(t: int | Tensor, x: Tensor) -> Tensor:
+    """Give t in the form every eps_model takes: int64, shape (B,), on the device of x."""
+    return torch.as_tensor(t).to(device=x.device, dtype=torch.int64).expand(x.shape[0])
+
+
+def gaussian_noise(x: Tensor, generator: Generators = None) -> Tensor:
+    """Draw standard normal noise of the shape, dtype and device of x.
+
+    Args:
+        x: any floating-point tensor, only its shape, dtype and device matter.
+        generator: one generator for the whole tensor (noise is drawn on the generator's device, then moved); or a
+            sequence of B generators, one per sample, so that a sample's noise does not depend on its batch; or None
+            for torch's default generator.
+
+    Returns:
+        Noise, same shape, dtype and device as x.
+
+    Raises:
+        ValueError: the number of generators is not the number of samples.
+    """
+    if generator is None:
+        return torch.randn_like(x)
+    if isinstance(generator, torch.Generator):
+        return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=generator.device).to(x.device)
+    if not isinstance(generator, Sequence) or not all(isinstance(one, torch.Generator) for one in generator):
+        raise ValueError(
+            f"generator is {type(generator).__name__}, expected a torch.Generator, a sequence of them, or None."
+        )
+    if x.ndim == 0 or len(generator) != x.shape[0]:
+        raise ValueError(
+            f"generator holds {len(generator)} generators, expected one per sample of shape {tuple(x.shape)}."
+        )
+    if not generator:
+        return torch.empty_like(x)
+    rows = [torch.randn(x.shape[1:], generator=one, dtype=x.dtype, device=one.device) for one in generator]
+    return torch.stack(rows).to(x.device)
+
+
+def perturb_input(x0: Tensor, t: int | Tensor, eps: Tensor, schedule: NoiseSchedule) -> Tensor:
+    """Take data to time t in one step: x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps.
+
+    Args:
+        x0: data, shape (B, ...), floating point.
+        t: step, or one step per sample (B,), in 0..T (t = 0 gives the data back).
+        eps: standard normal noise, shape, dtype and device of x0.
+        schedule: noise schedule.
+
+    Returns:
+        x_t, shape of x0.
+
+    Raises:
+        ValueError: shapes or dtypes that do not fit, t out of range, NaN or infinity.
+
+    Source: Ho, Jain and Abbeel 2020, arXiv 2006.11239, equation 4.
+
+    >>> from hw3utils.schedules import linear_schedule
+    >>> perturb_input(torch.ones(2, 3), 0, torch.zeros(2, 3), linear_schedule()).sum().item()
+    6.0
+    """
+    check_data(x0, "x0")
+    check_data(eps, "eps", like=x0)
+    steps = check_times(t, x0, schedule, first=0)
+    return look_up(schedule.signal, steps, x0) * x0 + look_up(schedule.noise, steps, x0) * eps
+
+
+def forward_chain(x0: Tensor, schedule: NoiseSchedule, *, generator: Generators = None) -> Iterator[Tensor]:
+    """Run the chain step by step and yield x_1, x_2, ..., x_T.
+
+    Each step is x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) z with fresh noise z.
+
+    Args:
+        x0: data, shape (B, ...), floating point.
+        schedule: noise schedule.
+        generator: source of the noise, see `gaussian_noise`.
+
+    Returns:
+        An iterator over T tensors of the shape of x0.
+
+    Raises:
+        ValueError: x0 is not a floating-point tensor of finite numbers.
+
+    Source: Ho, Jain and Abbeel 2020, arXiv 2006.11239, equation 2.
+    """
+    check_data(x0, "x0")
+    check_times(1, x0, schedule)
+    return _forward_chain(x0, schedule, generator)
+
+
+def _forward_chain(x: Tensor, schedule: NoiseSchedule, generator: Generators) -> Iterator[Tensor]:
+    for beta in schedule.beta[1:].tolist():
+        x = math.sqrt(1 - beta) * x + math.sqrt(beta) * gaussian_noise(x, generator)
+        yield x
+
+
+def posterior(x0: Tensor, x_t: Tensor, t: int | Tensor, schedule: NoiseSchedule) -> tuple[Tensor, Tensor]:
+    """Give mean and variance of q(x_{t-1} | x_t, x_0), a Gaussian.
+
+        mean = sqrt(alpha_bar_{t-1}) beta_t / (1 - alpha_bar_t) x_0
+             + sqrt(alpha_t) (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t) x_t
+        variance = (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t) beta_t
+
+    Args:
+        x0, x_t: data and its noisy version, same shape (B, ...).
+        t: step, or one step per sample (B,), in 1..T.
+        schedule: noise schedule.
+
+    Returns:
+        mean (shape of x_t) and variance, which broadcasts against it: shape () for a single t, (B, 1, ..., 1) for t of
+        shape (B,). At t = 1 the mean is x0 and the variance 0.
+
+    Raises:
+        ValueError: shapes or dtypes that do not fit, t out of range, NaN or infinity.
+
+    Source: Ho, Jain and Abbeel 2020, arXiv 2006.11239, equations 6 and 7.
+    """
+    check_data(x_t, "x_t")
+    check_data(x0, "x0", like=x_t)
+    steps = check_times(t, x_t, schedule)
+    on_x0, on_x_t, variance = (look_up(table, steps, x_t) for table in _posterior_tables(schedule))
+    return on_x0 * x0 + on_x_t * x_t, variance
+
+
+def _posterior_tables(schedule: NoiseSchedule) -> tuple[Tensor, Tensor, Tensor]:
+    """Coefficients of x_0 and x_t in the posterior mean, and its variance, for t = 0..T (entry 0 is not used)."""
+    beta, alpha, signal, noise2 = schedule.beta, schedule.alpha, schedule.signal, 1 - schedule.alpha_bar
+    ratio = torch.zeros_like(beta)
+    ratio[1:] = noise2[:-1] / noise2[1:]
+    on_x0, variance = torch.ones_like(beta), ratio * beta
+    # At t = 1 the coefficient of x_0 is beta_1 / (1 - alpha_bar_1) = 1, written out to keep it exact.
+    on_x0[2:] = signal[1:-1] * beta[2:] / noise2[2:]
+    return on_x0, alpha.sqrt() * ratio, variance
+
+
+def eps_to_x0(eps: Tensor, x_t: Tensor, t: int | Tensor, schedule: NoiseSchedule) -> Tensor:
+    """Turn predicted noise into predicted data: x0 = (x_t - noise_t eps) / signal_t, for t in 0..T.
+
+    Args:
+        eps, x_t: predicted noise and noisy data, same shape (B, ...).
+        t: step, or one step per sample (B,).
+        schedule: noise schedule.
+
+    Returns:
+        x0, shape of x_t.
+
+    Raises:
+        ValueError: shapes or dtypes that do not fit, t out of range, NaN or infinity.
+
+    Source: Song, Meng and Ermon 2021, arXiv 2010.02502, equation 9.
+    """
+    return _convert("eps", eps, x_t, t, schedule, 0, lambda e, x, signal, noise: (x - noise * e) / signal)
+
+
+def x0_to_eps(x0: Tensor, x_t: Tensor, t: int | Tensor, schedule: NoiseSchedule) -> Tensor:
+    """Turn predicted data into predicted noise: eps = (x_t - signal_t x0) / noise_t, for t in 1..T.
+
+    Arguments, result and errors as in `eps_to_x0`, of which it is the inverse.
+    """
+    return _convert("x0", x0, x_t, t, schedule, 1, lambda x0, x, signal, noise: (x - signal * x0) / noise)
+
+
+def eps_to_score(eps: Tensor, t: int | Tensor, schedule: NoiseSchedule) -> Tensor:
+    """Turn predicted noise into the score of the density of x_t: score = -eps / noise_t, for t in 1..T.
+
+    Args:
+        eps: predicted noise, shape (B, ...).
+        t: step, or one step per sample (B,).
+        schedule: noise schedule.
+
+    Returns:
+        The score, shape of eps.
+
+    Raises:
+        ValueError: eps is not a finite floating-point tensor, or t is out of range.
+
+    Source: Song et al. 2021, arXiv 2011.13456, section 3 and appendix C (score matching is noise prediction).
+    """
+    return _convert("eps", eps, eps, t, schedule, 1, lambda e, _, signal, noise: -e / noise)
+
+
+def score_to_eps(score: Tensor, t: int | Tensor, schedule: NoiseSchedule) -> Tensor:
+    """Turn the score of the density of x_t into predicted noise: eps = -noise_t score, for t in 1..T.
+
+    Arguments, result and errors as in `eps_to_score`, of which it is the inverse.
+    """
+    return _convert("score", score, score, t, schedule, 1, lambda s, _, signal, noise: -noise * s)
+
+
+def _convert(
+    name: str,
+    value: Tensor,
+    x_t: Tensor,
+    t: int | Tensor,
+    schedule: NoiseSchedule,
+    first: int,
+    formula: Callable[..., Tensor],
+) -> Tensor:
+    """Check the arguments, look up signal and noise, and apply the formula."""
+    check_data(x_t, "x_t" if x_t is not value else name)
+    check_data(value, name, like=x_t)
+    steps = check_times(t, x_t, schedule, first=first)
+    return formula(value, x_t, look_up(schedule.signal, steps, x_t), look_up(schedule.noise, steps, x_t))
+
+
+def predict_eps(eps_model: EpsModel, x_t: Tensor, t: int | Tensor) -> Tensor:
+    """Call the model with t as int64 (B,) and make sure that what it returns has the shape of x_t.
+
+    Raises:
+        ValueError: the model returned something else than a tensor of that shape.
+    """
+    eps = eps_model(x_t, model_times(t, x_t))
+    if not isinstance(eps, Tensor) or eps.shape != x_t.shape:
+        got = f"shape {tuple(eps.shape)}" if isinstance(eps, Tensor) else type(eps).__name__
+        raise ValueError(f"the eps_model returned {got}, expected a tensor of shape {tuple(x_t.shape)}.")
+    return eps
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Put a model in eval mode inside the `with` block, and give every submodule its own mode back at the end.
+
+    Args:
+        model: an nn.Module, a bound method or functools.partial of one; anything else is left alone.
+    """
+    while isinstance(model, functools.partial):
+        model = model.func
+    model = model if isinstance(model, nn.Module) else getattr(model, "__self__", None)
+    training = [m for m in model.modules() if m.training] if isinstance(model, nn.Module) else []
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@torch.no_grad()
+def evaluate_eps(eps_model: EpsModel, x_t: Tensor, t: int | Tensor) -> Tensor:
+    """Call the model without gradients and in eval mode (its own mode comes back), as samplers and bounds do.
+
+    Raises:
+        ValueError: the model returned another shape than x_t has, NaN or infinity.
+    """
+    with evaluating(eps_model):
+        eps = predict_eps(eps_model, x_t, t)
+    if not bool(torch.isfinite(eps).all()):
+        when = f"t = {t}" if not isinstance(t, Tensor) or t.ndim == 0 else "some t"
+        raise ValueError(f"the eps_model returned NaN or infinity at {when}, expected finite numbers.")
+    return eps
+
+
+# ---------------------------------------------------------------------------------------------------------- the bound
+
+
+@dataclass(frozen=True)
+class BoundTerms:
+    """The terms of the variational bound on -log p(x_0), in bits per dimension, averaged over the data.
+
+    Attributes:
+        terms: float64, shape (T + 1,). terms[T] is L_T, terms[t - 1] is L_{t-1} for t = 2..T, terms[0] is L_0.
+        stderr: standard error of each, over the samples and noise draws; 0 where there is no Monte Carlo.
+    """
+
+    terms: Tensor
+    stderr: Tensor
+
+    @property
+    def L_T(self) -> Tensor:
+        """KL(q(x_T | x_0) || N(0, I)): what is left of the data at time T."""
+        return self.terms[-1]
+
+    @property
+    def L_t(self) -> Tensor:
+        """KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) for t = 2..T, shape (T - 1,); entry 0 is t = 2."""
+        return self.terms[1:-1]
+
+    @property
+    def L_0(self) -> Tensor:
+        """-log p(x_0 | x_1): the last step, to the data."""
+        return self.terms[0]
+
+    @property
+    def total(self) -> Tensor:
+        """The bound: the sum of all terms."""
+        return self.terms.sum()
+
+
+def gaussian_decoder(x0: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    """Give -log N(x0; mean, variance) of each entry, in nats: L_0 for continuous data."""
+    return 0.5 * ((2 * math.pi * variance).log() + (x0 - mean).square() / variance)
+
+
+def discrete_decoder(x0: Tensor, mean: Tensor, variance: Tensor, *, levels: int = 256) -> Tensor:
+    """Give -log of the probability that N(mean, variance) puts on the bin of x0, in nats: L_0 for pictures.
+
+    Args:
+        x0: pictures with entries on the grid -1, -1 + 2 / (levels - 1), ..., 1.
+        mean, variance: of p(x_0 | x_1).
+        levels: number of grey levels; the first and last bin reach to infinity.
+
+    Returns:
+        Shape of x0. The probabilities of all bins sum to 1.
+
+    Raises:
+        ValueError: levels is not an integer of at least 2, or x0 leaves [-1, 1].
+
+    Source: Ho, Jain and Abbeel 2020, arXiv 2006.11239, equation 13.
+    """
+    levels = check_count(levels, "levels", low=2)
+    if not bool((x0.abs() <= 1 + 1e-6).all()):
+        raise ValueError(f"x0 lies in [{float(x0.min())}, {float(x0.max())}], expected [-1, 1].")
+    half = 1 / (levels - 1)
+    std = variance.sqrt()
+    upper, lower = (x0 + half - mean) / std, (x0 - half - mean) / std
+    upper = torch.where(x0 > 1 - half, torch.inf, upper)
+    lower = torch.where(x0 < -1 + half, -torch.inf, lower)
+    # In the upper tail both probabilities round to 1: mirror, so that they are small numbers and their difference exact.
+    mirror = lower > 0
+    upper, lower = torch.where(mirror, -lower, upper), torch.where(mirror, -upper, lower)
+    log_upper, log_lower = torch.special.log_ndtr(upper), torch.special.log_ndtr(lower)
+    return -(log_upper + torch.log(-torch.expm1(log_lower - log_upper)))
+
+
+Decoder = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@torch.no_grad()
+def bound_terms(
+    eps_model: EpsModel,
+    x0: Tensor,
+    schedule: NoiseSchedule,
+    *,
+    variance: str = "beta",
+    decoder: Decoder = gaussian_decoder,
+    n_draws: int = 1,
+    generator: Generators = None,
+) -> BoundTerms:
+    """Estimate every term of the variational bound for a noise predictor, with T model calls per draw.
+
+    L_T is exact for the given x0; the others are averages over x_t drawn from q(x_t | x_0).
+
+    Args:
+        eps_model: callable (x_t, t) -> eps; called without gradients, in eval mode.
+        x0: data, shape (B, ...), floating point.
+        schedule: noise schedule.
+        variance: of p(x_{t-1} | x_t): "beta" (beta_t) or "posterior" (that of q(x_{t-1} | x_t, x_0)). Both take beta_1
+            at t = 1, where the posterior variance is 0.
+        decoder: function (x0, mean, variance) -> nats of each entry, for L_0: `gaussian_decoder` for continuous data,
+            `discrete_decoder` for 8-bit pictures in [-1, 1].
+        n_draws: number of x_t per sample and time step.
+        generator: source of the noise, see `gaussian_noise`.
+
+    Returns:
+        The terms, in bits per dimension.
+
+    Raises:
+        ValueError: arguments out of range, or a model that returns another shape, NaN or infinity.
+
+    Source: Ho, Jain and Abbeel 2020, arXiv 2006.11239, equations 5, 8 and 13; Nichol and Dhariwal 2021, arXiv
+    2102.09672, equations 4 to 7.
+    """
+    check_data(x0, "x0")
+    check_times(1, x0, schedule)
+    if x0.ndim < 2 or x0.shape[0] == 0:
+        raise ValueError(f"x0 has shape {tuple(x0.shape)}, expected (B, ...) with B of at least 1.")
+    n_draws = check_count(n_draws, "n_draws")
+    on_x0, q_variance, p_variance = _model_variances(schedule, variance)
+    work = x0.dtype if x0.device.type == "mps" else torch.float64
+    data = x0.to(work)
+    rows = []
+    for _ in range(n_draws):
+        for t in range(1, schedule.T + 1):
+            x_t = perturb_input(x0, t, gaussian_noise(x0, generator), schedule)
+            eps = evaluate_eps(eps_model, x_t, t).to(work)
+            x0_hat = (x_t.to(work) - schedule.noise[t].item() * eps) / schedule.signal[t].item()
+            p = p_variance[t].item()
+            if t == 1:
+                nats = decoder(data, x0_hat, torch.full_like(data, p))
+            else:
+                shift2 = (on_x0[t].item() * (data - x0_hat)).square()
+                nats = _gaussian_kl(q_variance[t].item(), p, shift2)
+            rows.append(nats.flatten(1).mean(1).to("cpu", torch.float64))
+    values = torch.stack(rows).reshape(n_draws, schedule.T, -1).movedim(1, 0).flatten(1)
+    abar = schedule.alpha_bar[-1].item()
+    L_T = 0.5 * (abar * data.square().flatten(1).mean(1) - abar - math.log1p(-abar)).to("cpu", torch.float64)
+    stderr = [_stderr(values), _stderr(L_T[None])]
+    terms = torch.cat([values.mean(1), L_T.mean()[None]])
+    return BoundTerms(terms / math.log(2), torch.cat(stderr) / math.log(2))
+
+
+def gaussian_bound_terms(
+    schedule: NoiseSchedule, *, mean: float = 0.0, std: float = 1.0, variance: str = "beta"
+) -> BoundTerms:
+    """Give every term of the bound in closed form, for data N(mean, std^2) and the exact noise predictor.
+
+    Then x_0 given x_t has the variance e_t = std^2 (1 - abar_t) / (abar_t std^2 + 1 - abar_t), which is also the mean
+    squared error of the predicted data, and that is all the terms need. The decoder of L_0 is `gaussian_decoder`.
+
+    Args:
+        schedule: noise schedule.
+        mean, std: of each dimension of the data, std above 0.
+        variance: of p(x_{t-1} | x_t), "beta" or "posterior", see `bound_terms`.
+
+    Returns:
+        The terms, in bits per dimension; their sum is at least the entropy of the data, log2(2 pi e std^2) / 2.
+
+    Raises:
+        ValueError: std is not above 0, or unknown variance.
+
+    Source: Ho, Jain and Abbeel 2020, arXiv 2006.11239, equations 5 and 8, with Gaussian data put in.
+
+    >>> from hw3utils.schedules import linear_schedule
+    >>> f"{gaussian_bound_terms(linear_schedule()).L_T:.1e}"
+    '2.9e-05'
+    """
+    mean, std = check_number(mean, "mean"), check_number(std, "std")
+    if std <= 0:
+        raise ValueError(f"std is {std}, expected a number above 0.")
+    on_x0, q_variance, p_variance = _model_variances(schedule, variance)
+    abar = schedule.alpha_bar
+    error = std**2 * (1 - abar) / (abar * std**2 + 1 - abar)
+    terms = torch.empty_like(abar)
+    for t in range(2, schedule.T + 1):
+        terms[t - 1] = _gaussian_kl(q_variance[t].item(), p_variance[t].item(), on_x0[t] ** 2 * error[t])
+    terms[0] = 0.5 * ((2 * math.pi * p_variance[1]).log() + error[1] / p_variance[1])
+    terms[-1] = 0.5 * (abar[-1] * (mean**2 + std**2) - abar[-1] - (-abar[-1]).log1p())
+    return BoundTerms(terms / math.log(2), torch.zeros_like(terms))
+
+
+def _model_variances(schedule: NoiseSchedule, variance: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Coefficient of x_0 in the posterior mean, posterior variance, and the model's variance, for t = 0..T."""
+    if variance not in ("beta", "posterior"):
+        raise ValueError(f"variance is {variance!r}, expected 'beta' or 'posterior'.")
+    on_x0, _, q_variance = _posterior_tables(schedule)
+    p_variance = (schedule.beta if variance == "beta" else q_variance).clone()
+    p_variance[1] = schedule.beta[1]
+    return on_x0, q_variance, p_variance
+
+
+def _gaussian_kl(q: float, p: float, shift2: Tensor) -> Tensor:
+    """KL(N(m, q) || N(m + shift, p)) in nats, for variances q and p."""
+    return 0.5 * (q / p - 1 - math.log(q / p) + shift2 / p)
+
+
+def _stderr(values: Tensor) -> Tensor:
+    """Standard error of the mean of each row; 0 for a single value."""
+    n = values.shape[1]
+    return values.std(1) / math.sqrt(n) if n > 1 else torch.zeros_like(values[:, 0])

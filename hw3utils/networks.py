@@ -1,0 +1,247 @@
+"""Networks: a lean UNet that predicts the noise in small pictures."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def sinusoidal_embedding(t: Tensor, dimension: int, *, max_period: float = 10_000.0) -> Tensor:
+    """Sines and cosines of a time step at geometrically spaced frequencies.
+
+    Args:
+        t: time steps, shape (B,), any real dtype.
+        dimension: length of the embedding, even.
+        max_period: the longest period, in steps (over 2 pi).
+
+    Returns:
+        float32 tensor (B, dimension), sines first.
+
+    Source: Vaswani et al. 2017, arXiv 1706.03762, section 3.5, as used by Ho et al. 2020, arXiv 2006.11239, appendix B.
+    """
+    if dimension % 2:
+        raise ValueError(f"a sinusoidal embedding has as many sines as cosines: got dimension {dimension}, want even")
+    half = dimension // 2
+    exponent = torch.arange(half, device=t.device, dtype=torch.float32) / half
+    angle = t.float()[:, None] * torch.exp(-math.log(max_period) * exponent)
+    return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+def _zeroed(layer: nn.Module) -> nn.Module:
+    """Start a layer at zero, so that the block it ends begins as the identity."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+class ResidualBlock(nn.Module):
+    """x + f(x), f = norm, SiLU, conv, norm, scale and shift (by time and label), SiLU, conv.
+
+    Args:
+        width: channels in and out.
+        groups: groups of the two GroupNorms.
+    """
+
+    def __init__(self, width: int, groups: int) -> None:
+        super().__init__()
+        self.norm_1 = nn.GroupNorm(groups, width)
+        self.conv_1 = nn.Conv2d(width, width, 3, padding=1)
+        self.norm_2 = nn.GroupNorm(groups, width)
+        self.conv_2 = _zeroed(nn.Conv2d(width, width, 3, padding=1))
+
+    def forward(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """x (B, width, H, W); scale and shift (B, width, 1, 1)."""
+        h = self.conv_1(F.silu(self.norm_1(x)))
+        h = torch.addcmul(shift, self.norm_2(h), scale)
+        return x + self.conv_2(F.silu(h))
+
+
+class Attention(nn.Module):
+    """x + self-attention over the pixels of x; the attention itself in fp32, which is the faster one on a CPU.
+
+    Args:
+        width: channels, a multiple of `heads`.
+        groups: groups of the GroupNorm.
+        heads: attention heads.
+    """
+
+    def __init__(self, width: int, groups: int, heads: int = 4) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.GroupNorm(groups, width)
+        self.qkv = nn.Conv2d(width, 3 * width, 1)
+        self.out = _zeroed(nn.Conv2d(width, width, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, width, H, W)."""
+        b, c, h, w = x.shape
+        qkv = self.qkv(self.norm(x)).float().view(b, 3, self.heads, c // self.heads, h * w).transpose(-1, -2)
+        mixed = F.scaled_dot_product_attention(*qkv.unbind(1))
+        return x + self.out(mixed.transpose(-1, -2).reshape(b, c, h, w))
+
+
+class UNet(nn.Module):
+    """A small UNet eps_model(x_t, t) -> eps with an optional class label.
+
+    Residual blocks with GroupNorm and SiLU at each resolution (halved from level to level), attention at the coarsest,
+    skips added, last layers zero at the start. One linear layer makes every block's scale and shift from the embedded
+    time and label. The label `n_classes` stands for "no label", so one set of weights samples unconditionally, by class
+    and with guidance.
+
+    Args:
+        channels: channels of the pictures.
+        widths: channels of each level, finest first, multiples of `groups`.
+        blocks_down: residual blocks of each level on the way down.
+        blocks_up: the same on the way up.
+        n_classes: number of classes.
+        groups: groups of every GroupNorm.
+        time_width: length of the sinusoidal embedding of t.
+
+    Raises:
+        ValueError: when the three sequences differ in length, or a width does not fit the groups.
+
+    Source: Ho et al. 2020, arXiv 2006.11239, appendix B; scale and shift: Nichol and Dhariwal 2021, arXiv 2102.09672.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int = 3,
+        widths: Sequence[int] = (32, 64, 128),
+        blocks_down: Sequence[int] = (1, 1, 2),
+        blocks_up: Sequence[int] = (1, 1, 1),
+        n_classes: int = 5,
+        groups: int = 8,
+        time_width: int = 128,
+    ) -> None:
+        super().__init__()
+        if not len(widths) == len(blocks_down) == len(blocks_up) > 0:
+            raise ValueError(
+                f"widths, blocks_down and blocks_up describe the same levels: got lengths {len(widths)}, "
+                f"{len(blocks_down)} and {len(blocks_up)}, expected the same"
+            )
+        if any(width % groups for width in widths):
+            raise ValueError(f"every width must be a multiple of groups = {groups}: got {tuple(widths)}")
+        self.config = {
+            "channels": channels,
+            "widths": list(widths),
+            "blocks_down": list(blocks_down),
+            "blocks_up": list(blocks_up),
+            "n_classes": n_classes,
+            "groups": groups,
+            "time_width": time_width,
+        }
+        self.n_classes = n_classes
+        self.time_width = time_width
+        embedding_width = 2 * time_width
+        self.time_mlp = nn.Sequential(
+            nn.Linear(time_width, embedding_width), nn.SiLU(), nn.Linear(embedding_width, embedding_width)
+        )
+        self.label_embedding = nn.Embedding(n_classes + 1, embedding_width)
+
+        def level(width: int, blocks: int) -> nn.ModuleList:
+            return nn.ModuleList(ResidualBlock(width, groups) for _ in range(blocks))
+
+        steps = list(itertools.pairwise(widths))
+        self.stem = nn.Conv2d(channels, widths[0], 3, padding=1)
+        self.down = nn.ModuleList(map(level, widths, blocks_down))
+        self.shrink = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in steps)
+        self.attention = Attention(widths[-1], groups)
+        # Widening the grid by repetition after a 1x1 convolution costs a quarter of a transposed convolution.
+        self.grow = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for fine, coarse in steps)
+        self.up = nn.ModuleList(map(level, widths, blocks_up))
+        self.norm = nn.GroupNorm(groups, widths[0])
+        self.head = _zeroed(nn.Conv2d(widths[0], channels, 1))
+
+        down = [width for width, blocks in zip(widths, blocks_down, strict=True) for _ in range(blocks)]
+        up = [width for width, blocks in zip(widths, blocks_up, strict=True) for _ in range(blocks)]
+        self.block_widths = down + up[::-1]
+        self.modulation = _zeroed(nn.Linear(embedding_width, 2 * sum(self.block_widths)))
+
+    def scales_and_shifts(self, t: Tensor, label: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Scale and shift of each residual block in the order of use, each (B, width, 1, 1)."""
+        if label is None:
+            label = torch.full_like(t, self.n_classes)
+        embedding = self.time_mlp(sinusoidal_embedding(t, self.time_width)) + self.label_embedding(label)
+        made = self.modulation(F.silu(embedding))[:, :, None, None]
+        scales, shifts = made.split(sum(self.block_widths), dim=1)
+        return zip((1 + scales).split(self.block_widths, dim=1), shifts.split(self.block_widths, dim=1), strict=True)
+
+    def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """Predict the noise.
+
+        Args:
+            x_t: noisy pictures (B, channels, H, W), sides a multiple of 2 to the number of levels less one.
+            t: int64 time steps (B,), 1..T.
+            label: int64 classes (B,) in 0..n_classes, `n_classes` for "no label"; None for no label at all.
+
+        Returns:
+            The predicted noise, shape and dtype of x_t.
+
+        Raises:
+            ValueError: on a wrong shape.
+        """
+        factor = 2 ** (len(self.down) - 1)
+        channels = self.stem.in_channels
+        if x_t.ndim != 4 or x_t.shape[1] != channels or x_t.shape[2] % factor or x_t.shape[3] % factor:
+            raise ValueError(
+                f"this UNet takes pictures (B, {channels}, H, W) with sides a multiple of {factor}: "
+                f"got shape {tuple(x_t.shape)}"
+            )
+        if t.shape != x_t.shape[:1] or (label is not None and label.shape != t.shape):
+            raise ValueError(
+                f"t and label hold one value a picture, shape ({len(x_t)},): got t {tuple(t.shape)}"
+                + ("" if label is None else f" and label {tuple(label.shape)}")
+            )
+        modulation = self.scales_and_shifts(t, label)
+        h = self.stem(x_t)
+        skips = []
+        for level, blocks in enumerate(self.down):
+            if level:
+                h = self.shrink[level - 1](h)
+            for block in blocks:
+                h = block(h, *next(modulation))
+            skips.append(h)
+        h = self.attention(skips.pop())
+        for level in reversed(range(len(self.up))):
+            if skips and level < len(self.up) - 1:
+                h = F.interpolate(self.grow[level](h), scale_factor=2) + skips.pop()
+            for block in self.up[level]:
+                h = block(h, *next(modulation))
+        return self.head(F.silu(self.norm(h))).to(x_t.dtype)
+
+
+def with_label(network: nn.Module, label: Tensor, *, guidance: float = 1.0) -> Callable[[Tensor, Tensor], Tensor]:
+    """An eps_model for given labels, with classifier-free guidance.
+
+    Args:
+        network: called as network(x_t, t, label), with an attribute `n_classes`; label n_classes means none.
+        label: int64 classes (B,), one a picture.
+        guidance: w in eps_none + w (eps_label - eps_none); 1 is plain conditioning, 0 ignores the label.
+
+    Returns:
+        eps_model(x_t, t) -> eps. Two network evaluations a call unless guidance is 0 or 1.
+
+    Raises:
+        ValueError: when a label is not in 0..n_classes - 1, or the batch has another length.
+
+    Source: Ho and Salimans 2022, arXiv 2207.12598, equation 6 (there w + 1 stands for our w).
+    """
+    if label.ndim != 1 or label.numel() == 0 or label.min() < 0 or label.max() >= network.n_classes:
+        raise ValueError(f"labels must be a 1-D tensor of classes in 0..{network.n_classes - 1}: got {label.tolist()}")
+
+    def eps_model(x_t: Tensor, t: Tensor) -> Tensor:
+        if len(x_t) != len(label):
+            raise ValueError(f"got {len(x_t)} pictures for {len(label)} labels; give one label a picture")
+        own = label.to(x_t.device)
+        if guidance == 1.0:
+            return network(x_t, t, own)
+        none = network(x_t, t, torch.full_like(own, network.n_classes))
+        if guidance == 0.0:
+            return none
+        return none + guidance * (network(x_t, t, own) - none)
+
+    return eps_model

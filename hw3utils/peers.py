@@ -1,0 +1,79 @@
+"""The network and the libraries that we measure ourselves against; nothing but `hw3 bench` and tests needs them."""
+
+import torch
+from torch import Tensor, nn
+
+
+class _ConvBlock(nn.Module):
+    """Two times conv, batch norm, GELU; optionally with a shortcut."""
+
+    def __init__(self, width_in: int, width: int, *, residual: bool = False) -> None:
+        super().__init__()
+        self.conv_1 = nn.Sequential(nn.Conv2d(width_in, width, 3, padding=1), nn.BatchNorm2d(width), nn.GELU())
+        self.conv_2 = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width), nn.GELU())
+        self.residual = residual
+        # The published block makes this convolution anew, with random weights, in every forward pass.
+        self.shortcut = nn.Conv2d(width_in, width, 1) if residual and width_in != width else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv_2(self.conv_1(x))
+        return (self.shortcut(x) + h) / 1.414 if self.residual else h
+
+
+class _Up(nn.Module):
+    def __init__(self, width_in: int, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.ConvTranspose2d(width_in, width, 2, stride=2), _ConvBlock(width, width), _ConvBlock(width, width)
+        )
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        return self.layers(torch.cat([x, skip], dim=1))
+
+
+def _embed(width_in: int, width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width_in, width), nn.GELU(), nn.Linear(width, width), nn.Unflatten(1, (width, 1, 1)))
+
+
+class ContextUnet(nn.Module):
+    """The network of the course, as published: 64 features, GELU, batch norm, skips concatenated.
+
+    One thing is put right: the shortcut convolution of the first block is a layer, not made anew in every call.
+
+    Args:
+        features: width of the first level.
+        n_classes: length of the one-hot context.
+        height: side of the square pictures, a multiple of 4.
+        T: number of diffusion steps; the network gets t / T.
+    """
+
+    def __init__(self, *, features: int = 64, n_classes: int = 5, height: int = 16, T: int = 1000) -> None:
+        super().__init__()
+        f, self.T, self.n_classes = features, T, n_classes
+        self.stem = _ConvBlock(3, f, residual=True)
+        self.down_1 = nn.Sequential(_ConvBlock(f, f), _ConvBlock(f, f), nn.MaxPool2d(2))
+        self.down_2 = nn.Sequential(_ConvBlock(f, 2 * f), _ConvBlock(2 * f, 2 * f), nn.MaxPool2d(2))
+        self.to_vector = nn.Sequential(nn.AvgPool2d(height // 4), nn.GELU())
+        self.time_1, self.time_2 = _embed(1, 2 * f), _embed(1, f)
+        self.context_1, self.context_2 = _embed(n_classes, 2 * f), _embed(n_classes, f)
+        self.up_0 = nn.Sequential(
+            nn.ConvTranspose2d(2 * f, 2 * f, height // 4, height // 4), nn.GroupNorm(8, 2 * f), nn.ReLU()
+        )
+        self.up_1, self.up_2 = _Up(4 * f, f), _Up(2 * f, f)
+        self.head = nn.Sequential(
+            nn.Conv2d(2 * f, f, 3, padding=1), nn.GroupNorm(8, f), nn.ReLU(), nn.Conv2d(f, 3, 3, padding=1)
+        )
+
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """Predict the noise in x_t (B, 3, H, H) at int64 t (B,); label int64 (B,), None or n_classes for none."""
+        if label is None:
+            label = torch.full_like(t, self.n_classes)
+        context = nn.functional.one_hot(label, self.n_classes + 1)[:, :-1].to(x.dtype)
+        time = (t / self.T).to(x.dtype)[:, None]
+        x = self.stem(x)
+        down_1 = self.down_1(x)
+        down_2 = self.down_2(down_1)
+        up_1 = self.up_0(self.to_vector(down_2))
+        up_2 = self.up_1(self.context_1(context) * up_1 + self.time_1(time), down_2)
+        up_3 = self.up_2(self.context_2(context) * up_2 + self.time_2(time), down_1)
+        return self.head(torch.cat([up_3, x], dim=1))

@@ -1,0 +1,47 @@
+"""Sizes of the notebooks, in one place: quick for a laptop, full for the homework's own numbers."""
+
+import os
+from dataclasses import dataclass
+
+PROFILE_VARIABLE = "HW3_PROFILE"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How much each notebook does.
+
+    Args:
+        name: "quick" or "full".
+        chain_samples: 01, pictures' worth of pixels run through the 1000 steps of the forward chain.
+        bound_samples: 01, draws for the Monte Carlo bound.
+        live_steps: 02, optimizer steps trained in the notebook.
+        live_heldout: 02, held-out pictures behind each point of the curve.
+        samples: 02 and 03, pictures shown of each sampler.
+    """
+
+    name: str
+    chain_samples: int
+    bound_samples: int
+    live_steps: int
+    live_heldout: int
+    samples: int
+
+
+PROFILES = {
+    "quick": Profile("quick", chain_samples=20_000, bound_samples=2_000, live_steps=300, live_heldout=256, samples=50),
+    "full": Profile(
+        "full", chain_samples=200_000, bound_samples=20_000, live_steps=50_000, live_heldout=1024, samples=50
+    ),
+}
+
+
+def current_profile() -> Profile:
+    """The profile that the environment variable HW3_PROFILE names, quick if it is not set.
+
+    Raises:
+        ValueError: on an unknown name.
+    """
+    name = os.environ.get(PROFILE_VARIABLE) or "quick"
+    if name not in PROFILES:
+        raise ValueError(f"{PROFILE_VARIABLE} is {name!r}, expected one of {', '.join(PROFILES)}.")
+    return PROFILES[name]

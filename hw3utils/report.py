@@ -1,0 +1,104 @@
+"""PASS lines: each claim of a notebook judged by a number, and the table of items at its end."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hw3utils.assignment import ITEMS
+
+MIMETYPE = "application/vnd.hw3utils.items+json"
+
+
+def _show(value: float, floor: float) -> str:
+    """Two digits of a number, or only that it is below what rounding decides."""
+    return f"below {floor:.0e}" if abs(value) < floor else f"{value:.2g}"
+
+
+class Report:
+    """The claims that a notebook checks, by graded item.
+
+    Every check prints one line and raises AssertionError if the claim does not hold, so that a run of the notebook stops
+    there. Numbers are printed with two digits, and not at all where they are nothing but rounding: the lines are the
+    same on every machine.
+
+    Args:
+        notebook: number of the notebook, "01" to "06".
+
+    >>> Report("01").check("Q1.P1", "two ways to compute one half differ by", 1 / 2 - 0.5, below=1e-12)
+    PASS  Q1.P1  two ways to compute one half differ by: below 1e-15 (must be below 1e-12)
+    """
+
+    def __init__(self, notebook: str) -> None:
+        homes = sorted({home for item in ITEMS.values() for home in item.homes})
+        if notebook not in homes:
+            raise ValueError(f"there is no notebook {notebook!r}, expected one of {', '.join(homes)}.")
+        self.notebook = notebook
+        self.claims: dict[str, list[tuple[str, str]]] = {
+            name: [] for name, item in ITEMS.items() if notebook in item.homes
+        }
+
+    def check(
+        self, item: str, claim: str, value: float | Tensor, *, below: float | None = None, above: float | None = None
+    ) -> None:
+        """Hold a number against its limits, print the line, and keep it for the table.
+
+        Args:
+            item: the graded item, for example "Q1.P2".
+            claim: what the number is, in words that end before it.
+            value: the number; of a tensor, the largest absolute entry counts.
+            below, above: limits, at least one; both excluded.
+
+        Raises:
+            AssertionError: when the number is not within its limits, or not a number.
+            ValueError: on an item that is not at home here, or without a limit.
+        """
+        if item not in self.claims:
+            raise ValueError(f"{item!r} has no home in notebook {self.notebook}, expected one of {list(self.claims)}.")
+        if below is None and above is None:
+            raise ValueError("a check needs a limit; give below, above, or both.")
+        number = float(torch.as_tensor(value).detach().abs().max()) if isinstance(value, Tensor) else float(value)
+        limits = [f"{name} {limit:g}" for name, limit in (("above", above), ("below", below)) if limit is not None]
+        holds = math.isfinite(number) and (below is None or number < below) and (above is None or number > above)
+        # An upper limit alone bounds an error: a thousandth of it is where rounding may decide.
+        floor = below / 1000 if below is not None and above is None else 0.0
+        shown = _show(number, floor)
+        line = f"{'PASS' if holds else 'FAIL'}  {item}  {claim}: {shown} (must be {' and '.join(limits)})"
+        print(line)
+        if not holds:
+            raise AssertionError(line)
+        self.claims[item].append((claim, shown))
+
+    def table(self) -> None:
+        """Show the table of items: points, what was checked, the number, PASS; hw3 run collects it.
+
+        Raises:
+            AssertionError: when an item of the notebook was not checked at all.
+        """
+        from IPython.display import display
+
+        empty = [item for item, claims in self.claims.items() if not claims]
+        if empty:
+            raise AssertionError(f"nothing was checked for {', '.join(empty)}; run the cells above first.")
+        rows, plain, data = [], [], {}
+        for item, claims in self.claims.items():
+            points, title, _ = ITEMS[item]
+            for n, (claim, shown) in enumerate(claims):
+                lead = (item, str(points), title) if n == 0 else ("", "", "")
+                rows.append((*lead, claim, shown, "PASS"))
+            plain.append(f"{item}  {points} points  {title}: {len(claims)} checked, PASS")
+            data[item] = {"points": points, "checks": len(claims), "state": "PASS"}
+        head = ("item", "points", "title", "what was checked", "number", "state")
+        display({"text/html": _html(head, rows), "text/plain": "\n".join(plain), MIMETYPE: data}, raw=True)
+
+
+def _html(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    from html import escape
+
+    def cells(tag: str, row: tuple[Any, ...]) -> str:
+        return "<tr>" + "".join(f'<{tag} style="text-align:left">{escape(cell)}</{tag}>' for cell in row) + "</tr>"
+
+    return (
+        f"<table><thead>{cells('th', head)}</thead><tbody>{''.join(cells('td', row) for row in rows)}</tbody></table>"
+    )

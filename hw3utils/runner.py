@@ -1,0 +1,172 @@
+"""Execute the notebooks: fresh kernels, in number order, with one line for each and the graded items at the end."""
+
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbconvert import HTMLExporter
+from nbformat import NotebookNode
+
+from hw3utils.assignment import ITEMS
+from hw3utils.checkpoints import write_atomically
+from hw3utils.profiles import PROFILE_VARIABLE
+from hw3utils.progress import QUIET_VARIABLE
+from hw3utils.report import MIMETYPE
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = ROOT / "notebooks"
+FIGURES_VARIABLE = "HW3_FIGURES"
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@dataclass
+class Outcome:
+    """What came of one notebook: cells done, of how many, seconds, the failure if any, and the items it checked."""
+
+    notebook: str
+    done: int = 0
+    cells: int = 0
+    seconds: float = 0.0
+    failed_cell: int | None = None
+    error: str | None = None
+    items: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def find_notebooks(names: Sequence[str] = ()) -> list[Path]:
+    """Notebooks in number order; a name may be a path, a file name, or the number ("2" or "02").
+
+    Raises:
+        ValueError: when a name fits no notebook.
+    """
+    known = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    if not names:
+        if not known:
+            raise ValueError(f"there are no notebooks in {NOTEBOOKS}; install the package from a clone with -e.")
+        return known
+    found = []
+    for name in names:
+        fits = [
+            p for p in known if name in (p.name, p.stem) or (name.isdigit() and p.name.startswith(f"{int(name):02d}_"))
+        ]
+        if not fits and Path(name).suffix == ".ipynb" and Path(name).is_file():
+            fits = [Path(name).resolve()]
+        if not fits:
+            raise ValueError(
+                f"there is no notebook {name!r}, expected a path or one of {', '.join(p.stem for p in known)}."
+            )
+        found += fits
+    return sorted(dict.fromkeys(found), key=lambda path: path.name)
+
+
+def execute(path: Path, outcome: Outcome, *, figures: Path, profile: str, tick: bool = True) -> NotebookNode:
+    """Run every cell of a notebook in a fresh kernel until one fails; the executed copy, with `outcome` filled in."""
+    notebook = nbformat.read(path, as_version=4)
+    code = [n for n, cell in enumerate(notebook.cells) if cell.cell_type == "code" and cell.source.strip()]
+    outcome.cells = len(code)
+    began = time.monotonic()
+
+    def done(cell: NotebookNode, cell_index: int, execute_reply: dict[str, Any]) -> None:
+        if execute_reply["content"]["status"] == "ok":
+            outcome.done += 1
+        if tick and sys.stdout.isatty():
+            print(f"\r{path.stem}: {outcome.done} of {outcome.cells} cells ...", end="", flush=True)
+
+    client = NotebookClient(
+        notebook, timeout=None, resources={"metadata": {"path": str(path.parent)}}, on_cell_executed=done
+    )
+    kept = {name: os.environ.get(name) for name in (PROFILE_VARIABLE, QUIET_VARIABLE, FIGURES_VARIABLE)}
+    os.environ |= {PROFILE_VARIABLE: profile, QUIET_VARIABLE: "1", FIGURES_VARIABLE: str(figures)}
+    try:
+        client.execute()
+    except CellExecutionError as error:
+        outcome.error = f"{error.ename}: {error.evalue}"
+    except (CellTimeoutError, DeadKernelError) as error:
+        outcome.error = str(error).splitlines()[0]
+    finally:
+        for name, value in kept.items():
+            if value is None:
+                os.environ.pop(name)
+            else:
+                os.environ[name] = value
+    if outcome.error is not None:
+        outcome.error = " ".join(_COLOURS.sub("", outcome.error).split())
+        outcome.failed_cell = code[min(outcome.done, len(code) - 1)] + 1
+    outcome.seconds = time.monotonic() - began
+    for cell in notebook.cells:
+        # When it ran says nothing to a reader and would change with every run.
+        cell.metadata.pop("execution", None)
+        for output in cell.get("outputs", []):
+            outcome.items |= output.get("data", {}).get(MIMETYPE, {})
+    return notebook
+
+
+def run_notebooks(
+    names: Sequence[str] = (), *, profile: str = "quick", out: str | Path = "out", update: bool = False
+) -> list[Outcome]:
+    """Execute notebooks and keep the executed copies, their HTML and their figures.
+
+    Args:
+        names: which notebooks (see `find_notebooks`); none is all.
+        profile: "quick" or "full".
+        out: folder for NAME.ipynb, NAME.html and figures/.
+        update: also replace the committed notebooks and figures/ of those that ran to their end.
+
+    Returns:
+        An outcome for each notebook, in the order they ran. A notebook that fails does not stop those after it.
+    """
+    paths = find_notebooks(names)
+    out = Path(out)
+    outcomes = []
+    print(f"running {len(paths)} notebooks, profile {profile}", flush=True)
+    for path in paths:
+        outcome = Outcome(path.stem)
+        with tempfile.TemporaryDirectory() as folder:
+            figures = Path(folder)
+            notebook = execute(path, outcome, figures=figures, profile=profile)
+            made = sorted(figures.iterdir())
+            good = outcome.error is None
+            for target in [out / "figures", *([ROOT / "figures"] if update and good else [])]:
+                target.mkdir(parents=True, exist_ok=True)
+                for figure in made:
+                    shutil.copy(figure, target / figure.name)
+        text = nbformat.writes(notebook) + "\n"
+        for target in [out / path.name, *([path] if update and good else [])]:
+            write_atomically(target, lambda temporary, text=text: temporary.write_text(text))
+        html, _ = HTMLExporter().from_notebook_node(notebook)
+        write_atomically(out / f"{path.stem}.html", lambda temporary, html=html: temporary.write_text(html))
+        clear = "\r" if sys.stdout.isatty() else ""
+        line = f"{clear}{path.stem}: {outcome.done} of {outcome.cells} cells, {outcome.seconds:.1f} s"
+        if not good:
+            line += f", failed in cell {outcome.failed_cell}: {outcome.error}"
+        print(line, flush=True)
+        outcomes.append(outcome)
+    _summary(outcomes, out)
+    return outcomes
+
+
+def _summary(outcomes: list[Outcome], out: Path) -> None:
+    """Print the items that the notebooks are the homes of, their points and state."""
+    ran = {outcome.notebook[:2]: outcome for outcome in outcomes}
+    points = 0
+    print("\nitem   points  state")
+    for name, item in ITEMS.items():
+        homes = [ran[home] for home in item.homes if home in ran]
+        if not homes:
+            continue
+        passed = all(home.items.get(name, {}).get("state") == "PASS" for home in homes)
+        checks = sum(home.items.get(name, {}).get("checks", 0) for home in homes)
+        points += item.points if passed else 0
+        state = f"PASS ({checks} checks)" if passed else "NOT SHOWN"
+        print(f"{name:7}{item.points:6}  {state:18} {item.title}")
+    print(f"total  {points:6}  of {sum(item.points for item in ITEMS.values())}")
+    print(f"executed copies, HTML and figures are in {out}")

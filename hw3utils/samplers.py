@@ -1,0 +1,754 @@
+"""Reverse-time samplers: DDPM, DDIM, DPM-Solver++(2M), DDIM inversion, and the start of ES-DDPM.
+
+Every sampler takes `eps_model(x_t, t) -> eps` and goes down a grid of time steps T = tau_S > ... > tau_1 > 0. One step
+from t to s < t is, for all of them, the same line
+
+    x_s = on_x * x_t + on_x0 * x0_hat + sigma * z
+
+whose three numbers `reverse_coefficients` computes in float64; the samplers differ in sigma and in x0_hat only. Each
+`sample_*` has a twin `*_steps` that yields every state; the sampler is the twin run to its end.
+
+A state is kept in float64 while the sampler runs (where the device has it) and handed to the model, and to the caller,
+in the dtype of x_T. Models run without gradients and in eval mode, and get their mode back after each call.
+"""
+
+import functools
+import hashlib
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from hw3utils.diffusion import (
+    EpsModel,
+    Generators,
+    check_data,
+    evaluate_eps,
+    gaussian_noise,
+    perturb_input,
+)
+from hw3utils.schedules import NoiseSchedule, check_count, check_number
+
+Steps = int | Sequence[int] | Tensor | None
+ClipRange = bool | tuple[float, float] | None
+
+
+class State(NamedTuple):
+    """One state of a sampler: time t, x at that time, and the model's guess of the data from there.
+
+    At t = 0 the guess is x itself. `x` and `x0_hat` have the shape and dtype of x_T.
+    """
+
+    t: int
+    x: Tensor
+    x0_hat: Tensor
+
+
+# ---------------------------------------------------------------------------------------------------- the time grid
+
+
+def time_grid(T: int, S: int, spacing: str = "uniform", *, schedule: NoiseSchedule | None = None) -> Tensor:
+    """Choose S steps down from T to 0.
+
+    Args:
+        T: where the grid starts, at least 1.
+        S: number of steps, in 1..T.
+        spacing: "uniform" (tau_i = T i / S, rounded), "quadratic" (tau_i = T (i / S)^2, rounded, at least i), or
+            "logsnr" (equal steps in log(signal / noise) from T to t = 1, rounded, then 0; needs `schedule`).
+        schedule: the noise schedule, for "logsnr" only.
+
+    Returns:
+        int64, shape (S + 1,), strictly decreasing, first entry T, last entry 0.
+
+    Raises:
+        ValueError: T or S out of range, unknown spacing, or "logsnr" without a schedule that reaches T.
+
+    Source: Song, Meng and Ermon 2021, arXiv 2010.02502, appendix D.2 (uniform, quadratic); Lu et al. 2022, arXiv
+    2206.00927, section 3.4 (log-SNR).
+
+    >>> time_grid(1000, 4).tolist(), time_grid(1000, 4, "quadratic").tolist()
+    ([1000, 750, 500, 250, 0], [1000, 563, 250, 63, 0])
+    """
+    T = check_count(T, "T")
+    S = check_count(S, "S", high=T)
+    i = torch.arange(S + 1)
+    if spacing == "uniform":
+        tau = (2 * T * i + S) // (2 * S)
+    elif spacing == "quadratic":
+        tau = torch.maximum((2 * T * i * i + S * S) // (2 * S * S), i)
+    elif spacing == "logsnr":
+        if schedule is None or schedule.T < T:
+            got = "no schedule" if schedule is None else f"a schedule of {schedule.T} steps"
+            raise ValueError(f"the spacing 'logsnr' got {got}, expected one with at least T = {T} steps.")
+        lam = (schedule.signal[1 : T + 1] / schedule.noise[1 : T + 1]).log()
+        target = torch.linspace(float(lam[0]), float(lam[-1]), S, dtype=torch.float64)
+        target[-1] = lam[-1]
+        nearest = (lam[None] - target[:, None]).abs().argmin(1) + 1
+        # Rounding may give one step twice: move the later one up, and stay far enough below T for those that follow.
+        tau = torch.maximum(nearest - i[:-1], torch.ones(())).long().cummax(0).values + i[:-1]
+        tau = torch.cat([i[:1], torch.minimum(tau, T - S + 1 + i[:-1])])
+        tau[-1] = T
+    else:
+        raise ValueError(f"spacing is {spacing!r}, expected 'uniform', 'quadratic' or 'logsnr'.")
+    return tau.flip(0)
+
+
+def _grid(steps: Steps, start: int, spacing: str, schedule: NoiseSchedule) -> list[int]:
+    """Turn `steps` into the list [start, ..., 0] that a sampler goes down."""
+    if steps is None:
+        steps = start
+    values = steps.tolist() if hasattr(steps, "tolist") else steps  # a tensor, an array, or plain Python
+    if not isinstance(values, Sequence) or isinstance(values, str | bytes):
+        S = check_count(values, "steps", high=start)
+        return time_grid(start, S, spacing, schedule=schedule).tolist()
+    values = list(values)
+    if not values:
+        raise ValueError("steps is empty, expected at least one time step.")
+    values = [check_count(value, "a time step", low=0, high=start) for value in values]
+    # A grid as `time_grid` gives it, from T down to 0, is taken as well.
+    if values[-1] == 0 and len(values) > 1:
+        values.reverse()
+    increasing = [0, *values] if values[0] != 0 else values
+    if any(b <= a for a, b in itertools.pairwise(increasing)) or len(increasing) < 2:
+        raise ValueError(f"steps is {_short(values)}, expected strictly increasing time steps in 1..{start}.")
+    if increasing[-1] != start:
+        raise ValueError(f"the last of steps is {increasing[-1]}, expected {start}, where the chain starts.")
+    return increasing[::-1]
+
+
+def _short(values: list[int]) -> str:
+    return str(values) if len(values) <= 8 else f"[{', '.join(map(str, values[:6]))}, ...]"
+
+
+# -------------------------------------------------------------------------------------------- one step, for all of them
+
+
+def reverse_coefficients(schedule: NoiseSchedule, t: int, s: int, *, eta: float = 0.0) -> tuple[float, float, float]:
+    """Give the numbers of one Gaussian step from t to s: x_s = on_x * x_t + on_x0 * x0_hat + sigma * z.
+
+    sigma^2 = eta^2 (1 - abar_s) / (1 - abar_t) (1 - abar_t / abar_s); eta = 1 is the posterior variance of the chain
+    that has only the steps of the grid (of DDPM itself on the full grid), eta = 0 the deterministic DDIM. With eta = 0
+    the step also holds for s > t, which is inversion.
+
+    Args:
+        schedule: noise schedule.
+        t, s: from where to where, t in 1..T, s in 0..T.
+        eta: in [0, 1].
+
+    Returns:
+        on_x, on_x0, sigma.
+
+    Source: Song, Meng and Ermon 2021, arXiv 2010.02502, equations 12 and 16.
+    """
+    abar_t, abar_s = schedule.alpha_bar[t].item(), schedule.alpha_bar[s].item()
+    variance = 0.0 if eta == 0 else eta**2 * (1 - abar_s) / (1 - abar_t) * (1 - abar_t / abar_s)
+    on_x = math.sqrt(max(1 - abar_s - variance, 0.0) / (1 - abar_t))
+    return on_x, math.sqrt(abar_s) - on_x * math.sqrt(abar_t), math.sqrt(variance)
+
+
+def large_sigma(schedule: NoiseSchedule, t: int, s: int) -> float:
+    """Give the standard deviation of q(x_t | x_s), sqrt(1 - abar_t / abar_s): sqrt(beta_t) when s = t - 1.
+
+    Source: Song, Meng and Ermon 2021, arXiv 2010.02502, appendix D.3 (sigma-hat).
+    """
+    return math.sqrt(1 - schedule.alpha_bar[t].item() / schedule.alpha_bar[s].item())
+
+
+@torch.no_grad()
+def _reverse_chain(
+    eps_model: EpsModel,
+    x_T: Tensor,
+    schedule: NoiseSchedule,
+    grid: list[int],
+    *,
+    eta: float = 0.0,
+    sigma: Callable[[int, int], float] | None = None,
+    generator: Generators = None,
+    clip: tuple[float, float] | None = None,
+    second_order: bool = False,
+) -> Iterator[State]:
+    """Go down the grid and yield S + 1 states: at each time before its step, and at t = 0.
+
+    `sigma(t, s)` replaces the standard deviation of the noise that is added, without touching the mean, which stays
+    that of `eta`. `second_order` extrapolates x0_hat from the last two calls (DPM-Solver++(2M)).
+    """
+    x = x_T.to(_working_dtype(x_T))
+    last = None
+    for t, s in itertools.pairwise(grid):
+        x0_hat = _predict_x0(eps_model, x, t, schedule, x_T.dtype, clip)
+        yield State(t, x.to(x_T.dtype), x0_hat.to(x_T.dtype))
+        target = x0_hat
+        if second_order and last is not None and s > 0:
+            target = _extrapolate(schedule, last, (t, x0_hat), s)
+        last = (t, x0_hat)
+        on_x, on_x0, std = reverse_coefficients(schedule, t, s, eta=eta)
+        std = std if sigma is None else sigma(t, s)
+        x = on_x * x + on_x0 * target
+        if s > 0 and std > 0:  # the step to t = 0 gives the mean: there is no noise left to match
+            x = x + std * gaussian_noise(x_T, generator).to(x.dtype)
+    yield State(0, x.to(x_T.dtype), x.to(x_T.dtype))
+
+
+def _extrapolate(schedule: NoiseSchedule, last: tuple[int, Tensor], now: tuple[int, Tensor], s: int) -> Tensor:
+    """Extrapolate the predicted data, linearly in lambda = log(signal / noise), to the middle of the step to s."""
+    lam_last, lam, lam_s = (
+        math.log(schedule.signal[t].item() / schedule.noise[t].item()) for t in (last[0], now[0], s)
+    )
+    r = (lam - lam_last) / (lam_s - lam)
+    return now[1] + (now[1] - last[1]) / (2 * r)
+
+
+def _predict_x0(
+    eps_model: EpsModel,
+    x: Tensor,
+    t: int,
+    schedule: NoiseSchedule,
+    dtype: torch.dtype,
+    clip: tuple[float, float] | None,
+) -> Tensor:
+    """Call the model, in eval mode, on x in the caller's dtype; give its guess of the data in the dtype of x."""
+    eps = evaluate_eps(eps_model, x.to(dtype), t).to(x.dtype)
+    x0_hat = (x - schedule.noise[t].item() * eps) / schedule.signal[t].item()
+    return x0_hat if clip is None else x0_hat.clamp(*clip)
+
+
+def _working_dtype(x: Tensor) -> torch.dtype:
+    """float64, where the device of x has it."""
+    return x.dtype if x.device.type == "mps" else torch.float64
+
+
+def _check_start(x: Tensor, schedule: NoiseSchedule, t_start: int | None, name: str = "x_T") -> int:
+    """Check what every sampler starts from and return the time at which it starts."""
+    if not isinstance(schedule, NoiseSchedule):
+        raise ValueError(f"schedule is {type(schedule).__name__}, expected a NoiseSchedule.")
+    check_data(x, name)
+    if x.ndim == 0:
+        raise ValueError(f"{name} has shape (), expected (B, ...).")
+    return schedule.T if t_start is None else check_count(t_start, "t_start", high=schedule.T)
+
+
+def _check_clip(clip_x0: ClipRange) -> tuple[float, float] | None:
+    if clip_x0 is None or clip_x0 is False:
+        return None
+    if clip_x0 is True:
+        return -1.0, 1.0
+    if not isinstance(clip_x0, Sequence) or len(clip_x0) != 2:
+        raise ValueError(f"clip_x0 is {clip_x0!r}, expected False, True for (-1, 1), or a pair (low, high).")
+    low, high = (check_number(value, "a limit of clip_x0") for value in clip_x0)
+    if low >= high:
+        raise ValueError(f"clip_x0 is {clip_x0!r}, expected low < high.")
+    return low, high
+
+
+def _last(states: Iterator[State]) -> Tensor:
+    """Run a twin to its end, keeping one state at a time, and return its x."""
+    for state in states:
+        x = state.x
+    return x
+
+
+# ------------------------------------------------------------------------------------------------------ DDPM and DDIM
+
+
+def ddpm_steps(
+    eps_model: EpsModel,
+    x_T: Tensor,
+    schedule: NoiseSchedule,
+    *,
+    variance: str = "beta",
+    generator: Generators = None,
+    steps: Steps = None,
+    spacing: str = "uniform",
+    t_start: int | None = None,
+    noise_scale: float = 1.0,
+    clip_x0: ClipRange = None,
+) -> Iterator[State]:
+    """Yield every state of `sample_ddpm`, from x_T at its start time to the sample at t = 0 (S + 1 states).
+
+    Arguments and errors as in `sample_ddpm`; they are checked at once, the model is called as the states are asked for.
+    """
+    start = _check_start(x_T, schedule, t_start)
+    grid = _grid(steps, start, spacing, schedule)
+    scale = check_number(noise_scale, "noise_scale")
+    if scale < 0:
+        raise ValueError(f"noise_scale is {scale}, expected a number of at least 0.")
+    if variance not in ("beta", "posterior"):
+        raise ValueError(f"variance is {variance!r}, expected 'beta' or 'posterior'.")
+
+    def sigma(t: int, s: int) -> float:
+        if variance == "beta":
+            return scale * large_sigma(schedule, t, s)
+        return scale * reverse_coefficients(schedule, t, s, eta=1.0)[2]
+
+    return _reverse_chain(
+        eps_model, x_T, schedule, grid, eta=1.0, sigma=sigma, generator=generator, clip=_check_clip(clip_x0)
+    )
+
+
+def sample_ddpm(
+    eps_model: EpsModel,
+    x_T: Tensor,
+    schedule: NoiseSchedule,
+    *,
+    variance: str = "beta",
+    generator: Generators = None,
+    steps: Steps = None,
+    spacing: str = "uniform",
+    t_start: int | None = None,
+    noise_scale: float = 1.0,
+    clip_x0: ClipRange = None,
+) -> Tensor:
+    """Sample by DDPM's ancestral sampling: x_s = posterior mean at the predicted data + sigma_t z, down to t = 0.
+
+    Args:
+        eps_model: callable (x_t, t) -> eps.
+        x_T: where the chain starts, shape (B, ...), normally standard normal noise.
+        schedule: noise schedule.
+        variance: "beta" (sigma_t^2 = beta_t; on a strided grid 1 - abar_t / abar_s, the sigma-hat of the DDIM paper) or
+            "posterior" (sigma_t^2 = (1 - abar_s) / (1 - abar_t) (1 - abar_t / abar_s)).
+        generator: source of the noise: one generator, one per sample, or None for torch's default generator.
+        steps: None for every step, a number S in 1..T, or increasing time steps in 1..T that end at the start time.
+        spacing: how S steps are spread, see `time_grid`.
+        t_start: the time of x_T when it is not T (ES-DDPM).
+        noise_scale: factor on sigma_t; 0 leaves the noise out, to show what it is for.
+        clip_x0: clamp the predicted data, at each step, to this (low, high); True is (-1, 1), None or False is off.
+
+    Returns:
+        Samples, shape and dtype of x_T. The last step adds no noise.
+
+    Raises:
+        ValueError: arguments out of range, or a model that returns another shape, NaN or infinity.
+
+    Source: Ho, Jain and Abbeel 2020, arXiv 2006.11239, algorithm 2; Song, Meng and Ermon 2021, arXiv 2010.02502,
+    equation 16 (strided).
+    """
+    options = {"steps": steps, "spacing": spacing, "t_start": t_start, "noise_scale": noise_scale, "clip_x0": clip_x0}
+    return _last(ddpm_steps(eps_model, x_T, schedule, variance=variance, generator=generator, **options))
+
+
+def ddim_steps(
+    eps_model: EpsModel,
+    x_T: Tensor,
+    schedule: NoiseSchedule,
+    *,
+    steps: Steps = None,
+    eta: float = 0.0,
+    generator: Generators = None,
+    spacing: str = "uniform",
+    t_start: int | None = None,
+    clip_x0: ClipRange = None,
+) -> Iterator[State]:
+    """Yield every state of `sample_ddim`, from x_T at its start time to the sample at t = 0 (S + 1 states).
+
+    Arguments and errors as in `sample_ddim`; they are checked at once, the model is called as the states are asked for.
+    """
+    start = _check_start(x_T, schedule, t_start)
+    grid = _grid(steps, start, spacing, schedule)
+    eta = check_number(eta, "eta")
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta is {eta}, expected a number in [0, 1].")
+    return _reverse_chain(eps_model, x_T, schedule, grid, eta=eta, generator=generator, clip=_check_clip(clip_x0))
+
+
+def sample_ddim(
+    eps_model: EpsModel,
+    x_T: Tensor,
+    schedule: NoiseSchedule,
+    *,
+    steps: Steps = None,
+    eta: float = 0.0,
+    generator: Generators = None,
+    spacing: str = "uniform",
+    t_start: int | None = None,
+    clip_x0: ClipRange = None,
+) -> Tensor:
+    """Sample by DDIM on any grid of time steps: deterministic for eta = 0, DDPM's posterior variance for eta = 1.
+
+    Args:
+        eps_model: callable (x_t, t) -> eps.
+        x_T: where the chain starts, shape (B, ...), normally standard normal noise.
+        schedule: noise schedule.
+        steps: None for every step, a number S in 1..T, or increasing time steps in 1..T that end at the start time.
+        eta: in [0, 1].
+        generator: source of the noise for eta > 0: one generator, one per sample, or None for torch's default one.
+        spacing: how S steps are spread, see `time_grid`.
+        t_start: the time of x_T when it is not T (ES-DDPM).
+        clip_x0: clamp the predicted data, at each step, to this (low, high); True is (-1, 1), None or False is off.
+
+    Returns:
+        Samples, shape and dtype of x_T. The last step adds no noise.
+
+    Raises:
+        ValueError: arguments out of range, or a model that returns another shape, NaN or infinity.
+
+    Source: Song, Meng and Ermon 2021, arXiv 2010.02502, equations 12 and 16.
+    """
+    options = {"spacing": spacing, "t_start": t_start, "clip_x0": clip_x0}
+    return _last(ddim_steps(eps_model, x_T, schedule, steps=steps, eta=eta, generator=generator, **options))
+
+
+# -------------------------------------------------------------------------------------------------------- DPM-Solver++
+
+
+def dpm_solver_steps(
+    eps_model: EpsModel,
+    x_T: Tensor,
+    schedule: NoiseSchedule,
+    *,
+    steps: Steps = 20,
+    spacing: str = "logsnr",
+    t_start: int | None = None,
+    clip_x0: ClipRange = None,
+    generator: Generators = None,
+) -> Iterator[State]:
+    """Yield every state of `sample_dpm_solver`, from x_T at its start time to the sample at t = 0 (S + 1 states).
+
+    Arguments and errors as in `sample_dpm_solver`; they are checked at once, the model is called as the states are
+    asked for.
+    """
+    start = _check_start(x_T, schedule, t_start)
+    grid = _grid(steps, start, spacing, schedule)
+    return _reverse_chain(
+        eps_model, x_T, schedule, grid, generator=generator, clip=_check_clip(clip_x0), second_order=True
+    )
+
+
+def sample_dpm_solver(
+    eps_model: EpsModel,
+    x_T: Tensor,
+    schedule: NoiseSchedule,
+    *,
+    steps: Steps = 20,
+    spacing: str = "logsnr",
+    t_start: int | None = None,
+    clip_x0: ClipRange = None,
+    generator: Generators = None,
+) -> Tensor:
+    """Sample by DPM-Solver++(2M): deterministic, second order, one model call per step.
+
+    The step of DDIM with eta = 0, but with the predicted data extrapolated to the middle of the step from the last two
+    calls. The first step has one call only, and the step to t = 0 is infinitely long in log(signal / noise): both are
+    plain DDIM steps, which leaves the order at 2. The last one's error, of the size of the noise variance at the time
+    it starts from (1e-4 at t = 1 of the linear schedule), is a floor that more steps do not lower.
+
+    Args:
+        eps_model: callable (x_t, t) -> eps.
+        x_T: where the chain starts, shape (B, ...), normally standard normal noise.
+        schedule: noise schedule.
+        steps: None for every step, a number S in 1..T, or increasing time steps in 1..T that end at the start time.
+        spacing: how S steps are spread, see `time_grid`.
+        t_start: the time of x_T when it is not T (ES-DDPM).
+        clip_x0: clamp the predicted data, at each step, to this (low, high); True is (-1, 1), None or False is off.
+        generator: not used, the solver draws nothing; taken so that all samplers are called alike.
+
+    Returns:
+        Samples, shape and dtype of x_T.
+
+    Raises:
+        ValueError: arguments out of range, or a model that returns another shape, NaN or infinity.
+
+    Source: Lu et al. 2022, arXiv 2211.01095, algorithm 2.
+    """
+    options = {"steps": steps, "spacing": spacing, "t_start": t_start, "clip_x0": clip_x0, "generator": generator}
+    return _last(dpm_solver_steps(eps_model, x_T, schedule, **options))
+
+
+# ------------------------------------------------------------------------------ inversion, interpolation, early stop
+
+
+def ddim_invert_steps(
+    eps_model: EpsModel,
+    x0: Tensor,
+    schedule: NoiseSchedule,
+    *,
+    steps: Steps = None,
+    spacing: str = "uniform",
+    t_end: int | None = None,
+    n_corrections: int = 0,
+) -> Iterator[State]:
+    """Yield every state of `ddim_invert`, from the data at t = 0 to the noise at the last time (S + 1 states).
+
+    `x0_hat` of a state is the predicted data used by the step that led to it. Arguments and errors as in `ddim_invert`;
+    they are checked at once, the model is called as the states are asked for.
+    """
+    end = _check_start(x0, schedule, t_end, "x0")
+    grid = _grid(steps, end, spacing, schedule)[::-1]
+    n_corrections = check_count(n_corrections, "n_corrections", low=0)
+    return _inversion(eps_model, x0, schedule, grid, n_corrections)
+
+
+@torch.no_grad()
+def _inversion(
+    eps_model: EpsModel, x0: Tensor, schedule: NoiseSchedule, grid: list[int], n_corrections: int
+) -> Iterator[State]:
+    x = x0.to(_working_dtype(x0))
+    yield State(0, x0, x0)
+    for t, s in itertools.pairwise(grid):  # from t up to s
+        signal_t, noise_t, signal_s, noise_s = (
+            table[k].item() for k in (t, s) for table in (schedule.signal, schedule.noise)
+        )
+        # No model knows t = 0: the data are shown to it at the first time it does know.
+        eps = evaluate_eps(eps_model, x.to(x0.dtype), max(t, 1)).to(x.dtype)
+        for _ in range(n_corrections):
+            up = signal_s * (x - noise_t * eps) / signal_t + noise_s * eps
+            eps = evaluate_eps(eps_model, up.to(x0.dtype), s).to(x.dtype)
+        x0_hat = (x - noise_t * eps) / signal_t
+        x = signal_s * x0_hat + noise_s * eps
+        yield State(s, x.to(x0.dtype), x0_hat.to(x0.dtype))
+
+
+def ddim_invert(
+    eps_model: EpsModel,
+    x0: Tensor,
+    schedule: NoiseSchedule,
+    *,
+    steps: Steps = None,
+    spacing: str = "uniform",
+    t_end: int | None = None,
+    n_corrections: int = 0,
+) -> Tensor:
+    """Run DDIM (eta = 0) backwards, from data to the noise that `sample_ddim` turns into it.
+
+    Without corrections the step up takes the noise predicted at its lower end, where the step down takes the one at its
+    upper end, so that the way there and back misses by O(1 / S). A correction predicts the noise again at the upper end
+    (a fixed-point iteration); when it converges, which it does unless steps are long and data nearly singular, the way
+    back is exact.
+
+    Args:
+        eps_model: callable (x_t, t) -> eps.
+        x0: data, shape (B, ...), floating point.
+        schedule: noise schedule.
+        steps: None for every step, a number S in 1..T, or increasing time steps in 1..T that end at the last time.
+        spacing: how S steps are spread, see `time_grid`.
+        t_end: the time to stop at when it is not T.
+        n_corrections: number of corrections in each step, at least 0; each costs one model call.
+
+    Returns:
+        The noise, shape and dtype of x0.
+
+    Raises:
+        ValueError: arguments out of range, or a model that returns another shape, NaN or infinity.
+
+    Source: Song, Meng and Ermon 2021, arXiv 2010.02502, section 4.3, equations 13 and 14.
+    """
+    options = {"steps": steps, "spacing": spacing, "t_end": t_end, "n_corrections": n_corrections}
+    return _last(ddim_invert_steps(eps_model, x0, schedule, **options))
+
+
+def slerp(noise_a: Tensor, noise_b: Tensor, weight: float | Tensor) -> Tensor:
+    """Interpolate between two noises on the sphere, so that what lies between them is as long as noise should be.
+
+    Args:
+        noise_a, noise_b: noises of shape (B, ...), interpolated sample by sample; shape (D,) is one sample. A batch of
+            one is used with every weight, and with every sample of the other.
+        weight: 0 gives noise_a, 1 gives noise_b; a number, or a tensor (B,) with one weight per sample.
+
+    Returns:
+        The interpolation, shape (B, ...), or (D,) when nothing had a batch.
+
+    Raises:
+        ValueError: shapes that do not fit, NaN or infinity.
+
+    Source: Shoemake 1985; Song, Meng and Ermon 2021, arXiv 2010.02502, appendix D.5, equation 67.
+
+    >>> slerp(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]), 0.5)
+    tensor([0.7071, 0.7071])
+    """
+    check_data(noise_a, "noise_a")
+    check_data(noise_b, "noise_b")
+    weight = torch.as_tensor(weight)
+    if noise_a.ndim == 0 or noise_a.ndim != noise_b.ndim or noise_a.shape[1:] != noise_b.shape[1:]:
+        shapes = f"{tuple(noise_a.shape)} and {tuple(noise_b.shape)}"
+        raise ValueError(f"the noises have shapes {shapes}, expected the same shape (B, ...).")
+    if weight.ndim > 1 or not bool(torch.isfinite(weight).all()):
+        raise ValueError(f"weight has shape {tuple(weight.shape)}, expected one finite number or one per sample.")
+    single = noise_a.ndim == 1
+    a, b = (x[None] if single else x for x in (noise_a, noise_b))
+    if single and a.shape != b.shape:
+        raise ValueError(f"the noises have {a.shape[1]} and {b.shape[1]} entries, expected the same number.")
+    sizes = {len(a), len(b), weight.numel()} - {1}
+    if len(sizes) > 1:
+        got = f"{len(a)} and {len(b)} noises and {weight.numel()} weights"
+        raise ValueError(f"got {got}, expected equal numbers, or one.")
+    work = _working_dtype(a)
+    u, v = a.to(work).flatten(1), b.to(work).flatten(1)
+    cos = (u * v).sum(1) / (u.norm(dim=1) * v.norm(dim=1)).clamp_min(torch.finfo(work).tiny)
+    theta = cos.clamp(-1, 1).acos()
+    w = weight.to(work).to(a.device).reshape(-1)
+    straight = theta.sin() < 1e-6  # (nearly) parallel: the arc is the chord
+    sin = torch.where(straight, torch.ones_like(theta), theta.sin())
+    on_a = torch.where(straight, 1 - w, ((1 - w) * theta).sin() / sin)
+    on_b = torch.where(straight, w, (w * theta).sin() / sin)
+    shape = (-1, *[1] * (a.ndim - 1))
+    out = (on_a.reshape(shape) * a.to(work) + on_b.reshape(shape) * b.to(work)).to(noise_a.dtype)
+    return out[0] if single and weight.ndim == 0 else out
+
+
+def early_stop(x0: Tensor, schedule: NoiseSchedule, *, t_start: int, generator: Generators = None) -> Tensor:
+    """Make the start of ES-DDPM: diffuse samples of a cheap generator to time T' = t_start, in one step.
+
+    Hand the result to any sampler with the same `t_start`, which then needs T' steps in place of T.
+
+    Args:
+        x0: samples of the cheap generator, shape (B, ...), floating point.
+        schedule: noise schedule.
+        t_start: T', in 1..T.
+        generator: source of the noise: one generator, one per sample, or None for torch's default generator.
+
+    Returns:
+        x at time T', shape of x0.
+
+    Raises:
+        ValueError: x0 is not a finite floating-point tensor, or t_start is out of range.
+
+    Source: Lyu et al. 2022, arXiv 2205.12524, section 3.
+
+    >>> from hw3utils.schedules import linear_schedule
+    >>> schedule = linear_schedule()
+    >>> x = early_stop(torch.zeros(2, 3), schedule, t_start=200)
+    >>> sample_ddim(lambda x, t: x, x, schedule, steps=10, t_start=200).shape
+    torch.Size([2, 3])
+    """
+    t_start = _check_start(x0, schedule, check_count(t_start, "t_start"), "x0")
+    return perturb_input(x0, t_start, gaussian_noise(x0, generator), schedule)
+
+
+# ------------------------------------------------------------------------------------------------------ many samples
+
+
+def sample_generators(seed: int, indices: Sequence[int]) -> list[torch.Generator]:
+    """Make one generator (on the CPU) per sample, seeded by (seed, index) alone.
+
+    Within one seed, different indices in 0..2^32 - 1 give different streams: torch's CPU generator keeps 32 bits of its
+    seed, and the map from index to these 32 bits is one to one.
+
+    Args:
+        seed: an integer of at least 0.
+        indices: indices of the samples, each at least 0.
+
+    Returns:
+        A list of generators, to be passed as `generator=`.
+
+    Raises:
+        ValueError: seed or an index is not an integer of at least 0.
+    """
+    seed = check_count(seed, "seed", low=0)
+    offset = int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:4], "little")
+    mask = 2**32 - 1
+
+    def mix(k: int) -> int:  # the finaliser of MurmurHash3, a bijection of 32 bits
+        k = (k ^ (k >> 16)) * 0x85EBCA6B & mask
+        k = (k ^ (k >> 13)) * 0xC2B2AE35 & mask
+        return k ^ (k >> 16)
+
+    indices = [check_count(index, "a sample's index", low=0) for index in indices]
+    return [torch.Generator().manual_seed(mix((offset + index) & mask)) for index in indices]
+
+
+def sample_batches(
+    sampler: Callable[..., Tensor],
+    eps_model: EpsModel,
+    schedule: NoiseSchedule,
+    shape: Sequence[int],
+    *,
+    n: int,
+    batch_size: int = 256,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    x_T: Tensor | None = None,
+    model_kwargs: Mapping[str, Tensor] | None = None,
+    **options: Any,
+) -> Iterator[Tensor]:
+    """Yield the samples of `sample_in_batches` batch by batch, as they come. Arguments and errors as there."""
+    if not callable(sampler) or not callable(eps_model):
+        raise ValueError("sampler or eps_model cannot be called, expected two functions.")
+    n, batch_size = check_count(n, "n"), check_count(batch_size, "batch_size")
+    seed = check_count(seed, "seed", low=0)
+    shape = tuple(check_count(size, "a size in shape") for size in shape)
+    if x_T is not None and tuple(x_T.shape) != (n, *shape):
+        raise ValueError(f"x_T has shape {tuple(x_T.shape)}, expected {(n, *shape)}.")
+    for name, value in (model_kwargs or {}).items():
+        if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != n:
+            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"the model's argument {name!r} is {got}, expected a tensor with {n} rows.")
+
+    def batches() -> Iterator[Tensor]:
+        for first in range(0, n, batch_size):
+            rows = slice(first, min(first + batch_size, n))
+            generators = sample_generators(seed, range(rows.start, rows.stop))
+            # Drawn even when x_T is given: the noise of the chain is then never the noise that made x_T.
+            start = gaussian_noise(torch.empty((len(generators), *shape), dtype=dtype, device=device), generators)
+            start = start if x_T is None else x_T[rows].to(start)
+            kwargs = {name: value[rows].to(device) for name, value in (model_kwargs or {}).items()}
+            model = functools.partial(eps_model, **kwargs) if kwargs else eps_model
+            yield sampler(model, start, schedule, generator=generators, **options)
+
+    return batches()
+
+
+def sample_in_batches(
+    sampler: Callable[..., Tensor],
+    eps_model: EpsModel,
+    schedule: NoiseSchedule,
+    shape: Sequence[int],
+    *,
+    n: int,
+    batch_size: int = 256,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    x_T: Tensor | None = None,
+    model_kwargs: Mapping[str, Tensor] | None = None,
+    **options: Any,
+) -> Tensor:
+    """Make n samples in batches, each sample from noise of its own, so that the batch size changes nothing but memory.
+
+    Sample i draws x_T and then all further noise from a generator seeded by (seed, i), see `sample_generators`. What is left of the batch size
+    is the rounding of the model itself, which may add in another order.
+
+    Args:
+        sampler: `sample_ddpm`, `sample_ddim`, `sample_dpm_solver`, or any function of the same form.
+        eps_model: callable (x_t, t) -> eps.
+        schedule: noise schedule.
+        shape: shape of one sample, such as (3, 16, 16).
+        n: number of samples.
+        batch_size: largest number of samples in one call.
+        seed: an integer of at least 0.
+        device: where the samples are made; noise is drawn on the CPU, the same for every device.
+        dtype: floating-point type of the samples.
+        x_T: where the chains start, shape (n, *shape), in place of fresh noise, such as
+            `early_stop(x0, schedule, t_start=t_start, generator=sample_generators(seed, range(n)))`.
+        model_kwargs: further arguments of the model, by name, each a tensor with n rows (labels, for example).
+        options: what else the sampler takes (`steps`, `eta`, `variance`, ...).
+
+    Returns:
+        Samples, shape (n, *shape), on `device`.
+
+    Raises:
+        ValueError: arguments out of range, and what the sampler raises.
+
+    >>> from hw3utils.schedules import linear_schedule
+    >>> def run(batch_size):
+    ...     return sample_in_batches(sample_ddpm, lambda x, t: x, linear_schedule(5), (2,), n=7, batch_size=batch_size)
+    >>> torch.equal(run(2), run(7))
+    True
+    """
+    batches = sample_batches(
+        sampler,
+        eps_model,
+        schedule,
+        shape,
+        n=n,
+        batch_size=batch_size,
+        seed=seed,
+        device=device,
+        dtype=dtype,
+        x_T=x_T,
+        model_kwargs=model_kwargs,
+        **options,
+    )
+    return torch.cat(list(batches))

@@ -1,0 +1,299 @@
+"""Noise levels: the variance-preserving schedules of DDPM and the geometric levels of NCSN.
+
+Index convention of the whole package: `t = 0` is the data and `t = T` the noise. Every table has T + 1 entries, with
+`beta[0] == 0`, `alpha[0] == 1` and `alpha_bar[0] == 1`, so that `table[t]` is the paper's symbol with index t.
+"""
+
+import math
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def check_count(value: Any, name: str, *, low: int = 1, high: int | None = None) -> int:
+    """Return `value` as an int, or say in one sentence what was wrong with it.
+
+    Args:
+        value: anything that is an integer (int, numpy integer, integer tensor with one entry); not a bool.
+        name: how the error message calls it.
+        low, high: smallest and largest value allowed; `high=None` is no limit.
+
+    Raises:
+        ValueError: not an integer, or out of range.
+    """
+    span = f"an integer of at least {low}" if high is None else f"an integer in {low}..{high}"
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} is {value!r}, expected {span}.") from None
+    if number < low or (high is not None and number > high):
+        raise ValueError(f"{name} is {number}, expected {span}.")
+    return number
+
+
+def check_number(value: Any, name: str, *, expected: str = "a finite number") -> float:
+    """Return `value` as a finite float, or raise ValueError saying that `expected` was expected."""
+    try:
+        if isinstance(value, bool | str | bytes):
+            raise TypeError
+        number = float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise ValueError(f"{name} is {value!r}, expected {expected}.") from None
+    if not math.isfinite(number):
+        raise ValueError(f"{name} is {number}, expected {expected}.")
+    return number
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseSchedule:
+    """A variance-preserving schedule: x_t = signal[t] * x_0 + noise[t] * eps.
+
+    Make one with `linear_schedule`, `cosine_schedule`, `NoiseSchedule.from_beta` or `NoiseSchedule.from_alpha_bar`.
+    Two schedules are equal when their betas are.
+
+    Args:
+        beta: variances of the single steps, T + 1 numbers, `beta[0] == 0`, the others in (0, 1).
+        name: the name under which `schedule_from_card` rebuilds it.
+        parameters: the arguments with which it is rebuilt.
+
+    Attributes:
+        T: number of steps.
+        beta: float64, shape (T + 1,), q(x_t | x_{t-1}) = N(sqrt(1 - beta[t]) x_{t-1}, beta[t] I).
+        alpha: 1 - beta.
+        alpha_bar: running product of alpha, strictly decreasing from exactly 1.
+        signal: sqrt(alpha_bar).
+        noise: sqrt(1 - alpha_bar).
+
+    Raises:
+        ValueError: wrong shape, not finite, out of range, or so much noise that alpha_bar[T] underflows to 0.
+
+    Source: Ho, Jain and Abbeel 2020, arXiv 2006.11239, section 2, equations 2 and 4.
+
+    >>> schedule = linear_schedule()
+    >>> schedule.T, round(float(schedule.alpha_bar[1000]), 9)
+    (1000, 4.0358e-05)
+    """
+
+    beta: Tensor
+    name: str = "custom"
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    T: int = field(init=False)
+    alpha: Tensor = field(init=False, repr=False)
+    alpha_bar: Tensor = field(init=False, repr=False)
+    signal: Tensor = field(init=False, repr=False)
+    noise: Tensor = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        beta = _table(self.beta, "beta")
+        if len(beta) < 2:
+            raise ValueError(f"beta has {len(beta)} entries, expected T + 1 with T of at least 1.")
+        if beta[0] != 0:
+            raise ValueError(f"beta[0] is {float(beta[0])}, expected 0 (t = 0 is the data).")
+        _check_open_unit(beta[1:], "beta[1:]")
+        alpha = 1 - beta
+        alpha_bar = torch.cumprod(alpha, dim=0)
+        if not alpha_bar[-1] > 0:
+            raise ValueError("alpha_bar[T] underflows to 0, expected a positive number: too many or too large betas.")
+        values = {
+            "beta": beta,
+            "parameters": dict(self.parameters),
+            "T": len(beta) - 1,
+            "alpha": alpha,
+            "alpha_bar": alpha_bar,
+            "signal": alpha_bar.sqrt(),
+            "noise": (1 - alpha_bar).sqrt(),
+        }
+        for key, value in values.items():
+            object.__setattr__(self, key, value)
+
+    @classmethod
+    def from_beta(cls, beta: Tensor | Sequence[float]) -> "NoiseSchedule":
+        """Make a schedule from beta_1..beta_T (T numbers in (0, 1), without the leading 0)."""
+        beta = _table(beta, "beta")
+        return cls(torch.cat([beta.new_zeros(1), beta]))
+
+    @classmethod
+    def from_alpha_bar(cls, alpha_bar: Tensor | Sequence[float]) -> "NoiseSchedule":
+        """Make a schedule from alpha_bar_0..alpha_bar_T: T + 1 numbers, strictly decreasing from exactly 1, above 0."""
+        alpha_bar = _table(alpha_bar, "alpha_bar")
+        if len(alpha_bar) < 2 or alpha_bar[0] != 1:
+            raise ValueError(
+                f"alpha_bar is {_short(alpha_bar)}, expected at least two numbers of which the first is 1."
+            )
+        if not (bool((alpha_bar.diff() < 0).all()) and alpha_bar[-1] > 0):
+            raise ValueError(f"alpha_bar is {_short(alpha_bar)}, expected strictly decreasing numbers above 0.")
+        return cls.from_beta(1 - alpha_bar[1:] / alpha_bar[:-1])
+
+    @property
+    def snr(self) -> Tensor:
+        """Signal-to-noise ratio alpha_bar / (1 - alpha_bar), float64, shape (T + 1,); inf at t = 0."""
+        return self.alpha_bar / (1 - self.alpha_bar)
+
+    def card(self) -> dict[str, Any]:
+        """Describe the schedule in a dict that JSON can hold and `schedule_from_card` turns back into this schedule."""
+        if self.name in _MAKERS:
+            return {"name": self.name, **self.parameters}
+        return {"name": "custom", "beta": self.beta[1:].tolist()}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, NoiseSchedule) and torch.equal(self.beta, other.beta)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.beta.tolist()))
+
+
+def linear_schedule(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> NoiseSchedule:
+    """Make the schedule whose beta_t goes in equal steps from beta_1 at t = 1 to beta_T at t = T.
+
+    Args:
+        T: number of steps, at least 1 (with T = 1 the only beta is beta_1).
+        beta_1, beta_T: first and last variance, both in (0, 1).
+
+    Returns:
+        The schedule, in float64.
+
+    Raises:
+        ValueError: T is not a positive integer, or a beta is out of (0, 1).
+
+    Source: Ho, Jain and Abbeel 2020, arXiv 2006.11239, section 4.
+
+    >>> linear_schedule().beta[[0, 1, 1000]].tolist()
+    [0.0, 0.0001, 0.02]
+    """
+    T = check_count(T, "T")
+    ends = {"beta_1": check_number(beta_1, "beta_1"), "beta_T": check_number(beta_T, "beta_T")}
+    for name, value in ends.items():
+        if not 0 < value < 1:
+            raise ValueError(f"{name} is {value}, expected a number between 0 and 1, both excluded.")
+    beta = torch.zeros(T + 1, dtype=torch.float64)
+    beta[1:] = torch.linspace(ends["beta_1"], ends["beta_T"], T, dtype=torch.float64)
+    return NoiseSchedule(beta, name="linear", parameters={"T": T, **ends})
+
+
+def cosine_schedule(T: int = 1000, *, s: float = 0.008, max_beta: float = 0.999) -> NoiseSchedule:
+    """Make the schedule whose alpha_bar_t follows cos^2, with beta clipped so that the last steps stay finite.
+
+    Args:
+        T: number of steps, at least 1.
+        s: offset that keeps beta_1 from being too small, above 0.
+        max_beta: upper limit of beta_t, in (0, 1). alpha_bar is the product of the clipped alphas.
+
+    Returns:
+        The schedule, in float64.
+
+    Raises:
+        ValueError: T, s or max_beta out of range.
+
+    Source: Nichol and Dhariwal 2021, arXiv 2102.09672, equation 17.
+    """
+    T = check_count(T, "T")
+    s, max_beta = check_number(s, "s"), check_number(max_beta, "max_beta")
+    if s <= 0:
+        raise ValueError(f"s is {s}, expected a number above 0.")
+    if not 0 < max_beta < 1:
+        raise ValueError(f"max_beta is {max_beta}, expected a number between 0 and 1, both excluded.")
+    u = torch.arange(T + 1, dtype=torch.float64) / T
+    f = torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2
+    beta = torch.zeros(T + 1, dtype=torch.float64)
+    beta[1:] = (1 - f[1:] / f[:-1]).clamp(max=max_beta)
+    return NoiseSchedule(beta, name="cosine", parameters={"T": T, "s": s, "max_beta": max_beta})
+
+
+_MAKERS = {"linear": linear_schedule, "cosine": cosine_schedule}
+
+
+def schedule_from_card(card: Mapping[str, Any]) -> NoiseSchedule:
+    """Rebuild the schedule that `NoiseSchedule.card` described.
+
+    Args:
+        card: a mapping with the key `name` ("linear", "cosine" or "custom") and the arguments of that schedule.
+
+    Returns:
+        An equal schedule.
+
+    Raises:
+        ValueError: unknown name, missing or unknown parameters, or parameters out of range.
+
+    >>> schedule_from_card({"name": "linear", "T": 10}).T
+    10
+    """
+    if not isinstance(card, Mapping) or "name" not in card:
+        raise ValueError(f"the schedule card is {card!r}, expected a mapping with the key 'name'.")
+    parameters = {key: value for key, value in card.items() if key != "name"}
+    name = card["name"]
+    if name == "custom":
+        if set(parameters) != {"beta"}:
+            raise ValueError(
+                f"the card of a custom schedule has the keys {sorted(map(str, parameters))}, expected beta."
+            )
+        return NoiseSchedule.from_beta(parameters["beta"])
+    if not isinstance(name, str) or name not in _MAKERS:
+        raise ValueError(f"the schedule's name is {name!r}, expected one of {[*_MAKERS, 'custom']}.")
+    try:
+        return _MAKERS[name](**parameters)
+    except TypeError:
+        raise ValueError(f"the card of a {name} schedule has unknown keys in {sorted(map(str, parameters))}.") from None
+
+
+def geometric_sigmas(sigma_max: float, sigma_min: float, n: int) -> Tensor:
+    """Give n noise levels that fall from sigma_max to sigma_min by the same factor at each step.
+
+    Args:
+        sigma_max, sigma_min: largest and smallest level, sigma_max > sigma_min > 0 (equal only when n is 1).
+        n: number of levels, at least 1.
+
+    Returns:
+        float64, shape (n,), strictly decreasing, both ends exact.
+
+    Raises:
+        ValueError: levels not positive, not in decreasing order, or n not a positive integer.
+
+    Source: Song and Ermon 2019, arXiv 1907.05600, section 4.2.
+
+    >>> geometric_sigmas(8.0, 1.0, 4).tolist()
+    [8.0, 4.0, 2.0, 1.0]
+    """
+    n = check_count(n, "n")
+    high, low = check_number(sigma_max, "sigma_max"), check_number(sigma_min, "sigma_min")
+    if low <= 0:
+        raise ValueError(f"sigma_min is {low}, expected a number above 0.")
+    if (n > 1 and high <= low) or (n == 1 and high != low):
+        order = "larger than sigma_min" if n > 1 else "equal to sigma_min for a single level"
+        raise ValueError(f"sigma_max is {high} and sigma_min {low}, expected sigma_max {order}.")
+    sigmas = torch.logspace(math.log2(high), math.log2(low), n, base=2, dtype=torch.float64)
+    sigmas[0], sigmas[-1] = high, low
+    if not bool((sigmas.diff() < 0).all()):
+        raise ValueError(f"{n} levels from {high} to {low} are not all different in float64, expected fewer levels.")
+    return sigmas
+
+
+def _table(values: Any, name: str) -> Tensor:
+    """Copy a sequence of numbers to a one-dimensional finite float64 tensor on the CPU."""
+    try:
+        table = torch.as_tensor(values).detach().to("cpu").to(torch.float64).clone()
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{name} is {type(values).__name__}, expected a sequence of numbers.") from None
+    if table.ndim != 1:
+        raise ValueError(f"{name} has shape {tuple(table.shape)}, expected one dimension.")
+    if not bool(torch.isfinite(table).all()):
+        raise ValueError(f"{name} holds NaN or infinity, expected finite numbers.")
+    return table
+
+
+def _check_open_unit(table: Tensor, name: str) -> None:
+    """Raise unless every entry lies strictly between 0 and 1."""
+    if not bool(((table > 0) & (table < 1)).all()):
+        low, high = float(table.min()), float(table.max())
+        raise ValueError(f"{name} lies in [{low}, {high}], expected numbers between 0 and 1, both excluded.")
+
+
+def _short(table: Tensor) -> str:
+    """Write a table in a few characters for an error message."""
+    head = ", ".join(f"{value:.6g}" for value in table[:3].tolist())
+    return f"[{head}, ...] ({len(table)} numbers)" if len(table) > 3 else f"[{head}]"

@@ -1,0 +1,560 @@
+"""One training loop for every network here: EMA, atomic checkpoints, and a resume that ends with the same bits.
+
+A loss enters as an `Objective`: what it draws at random, and what it computes from that. The loop owns the order of the
+data, the random state, the optimizer and the files.
+"""
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from hw3utils.checkpoints import file_sha256, load_state, read_json, read_tensors, write_json, write_tensors
+from hw3utils.schedules import NoiseSchedule, check_count, check_number
+
+PRECISIONS = ("fp32", "bf16")
+Batch = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides a run but the network, the data and the objective.
+
+    Args:
+        steps: optimizer steps in all.
+        batch_size: samples a step, over all processes together.
+        lr: Adam's learning rate.
+        lr_decay: let the learning rate fall to zero along half a cosine (False: constant, as the homework has it).
+        ema_decay: upper limit of the average's decay; at step n it is min(ema_decay, (1 + n) / (10 + n)), 0 is no EMA.
+        seed: decides the order of the data and every draw.
+        precision: "fp32", or "bf16" for autocast (weights, optimizer and EMA stay fp32).
+        checkpoint_every: steps between checkpoints.
+        heldout_every: steps between measurements of the held-out loss.
+
+    Raises:
+        ValueError: when a value is out of its range.
+    """
+
+    steps: int = 50_000
+    batch_size: int = 64
+    lr: float = 2e-4
+    lr_decay: bool = False
+    ema_decay: float = 0.9999
+    seed: int = 0
+    precision: str = "fp32"
+    checkpoint_every: int = 1000
+    heldout_every: int = 200
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "checkpoint_every", "heldout_every"):
+            check_count(getattr(self, name), name)
+        check_count(self.seed, "seed", low=0)
+        if check_number(self.lr, "lr", expected="a positive number") <= 0:
+            raise ValueError(f"lr is {self.lr}, expected a positive number.")
+        if not 0 <= check_number(self.ema_decay, "ema_decay", expected="a number in [0, 1)") < 1:
+            raise ValueError(f"ema_decay is {self.ema_decay}, expected a number in [0, 1).")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is {self.precision!r}, expected one of {', '.join(PRECISIONS)}.")
+
+
+class Objective(Protocol):
+    """A loss in two halves, so that processes can share one random stream.
+
+    `draw` makes everything random for a batch; the first dimension of each tensor is the sample. Calling the objective
+    with the network and what was drawn gives the loss of each sample, shape (B,), drawing nothing.
+    """
+
+    def draw(self, batch: Batch, generator: torch.Generator) -> Batch: ...
+
+    def __call__(self, network: nn.Module, *drawn: Tensor) -> Tensor: ...
+
+
+class DiffusionObjective:
+    """The simple noise-prediction loss on pictures, with the label dropped at random.
+
+    The batch is (pictures, labels) or (pictures,): uint8 pictures (B, C, H, W) are taken to [-1, 1], floating ones
+    stay as they are; labels are int64 (B,).
+
+    Args:
+        schedule: the noise schedule; t is drawn uniformly from 1..T.
+        label_dropout: share of the labels replaced by "no label", `network.n_classes`.
+        n_classes: the number that stands for "no label".
+
+    Source: Ho et al. 2020, arXiv 2006.11239, equation 14; label dropout: Ho and Salimans 2022, arXiv 2207.12598.
+    """
+
+    def __init__(self, schedule: NoiseSchedule, *, label_dropout: float = 0.1, n_classes: int = 5) -> None:
+        if not 0 <= check_number(label_dropout, "label_dropout") <= 1:
+            raise ValueError(f"label_dropout is {label_dropout}, expected a number in [0, 1].")
+        self.schedule, self.label_dropout, self.n_classes = schedule, label_dropout, n_classes
+        self._tables: dict[torch.device, Tensor] = {}
+
+    def tables(self, device: torch.device) -> Tensor:
+        """Signal and noise levels as float32 (2, T + 1) on the device; kept there, for a copy would stall it."""
+        if device not in self._tables:
+            self._tables[device] = torch.stack([self.schedule.signal, self.schedule.noise]).float().to(device)
+        return self._tables[device]
+
+    def draw(self, batch: Batch, generator: torch.Generator) -> Batch:
+        pictures, *labels = batch
+        x0 = pictures.float() / 127.5 - 1 if pictures.dtype == torch.uint8 else pictures
+        b, device = len(x0), x0.device
+        t = torch.randint(1, self.schedule.T + 1, (b,), generator=generator, device=device)
+        eps = torch.randn(x0.shape, generator=generator, device=device, dtype=x0.dtype)
+        if not labels:
+            return x0, t, eps
+        dropped = torch.rand(b, generator=generator, device=device) < self.label_dropout
+        return x0, t, eps, torch.where(dropped, self.n_classes, labels[0])
+
+    def __call__(self, network: nn.Module, x0: Tensor, t: Tensor, eps: Tensor, *label: Tensor) -> Tensor:
+        signal, noise = self.tables(x0.device).to(x0.dtype)[:, t].view(2, -1, *[1] * (x0.ndim - 1))
+        return (network(signal * x0 + noise * eps, t, *label) - eps).square().flatten(1).mean(1)
+
+
+class EMA:
+    """Exponential moving average of a network's parameters, with warm-up; buffers are copied.
+
+    Args:
+        network: followed from its present weights on.
+        decay: upper limit; at update n the decay is min(decay, (1 + n) / (10 + n)).
+
+    Source: Ho et al. 2020, arXiv 2006.11239, appendix B (decay 0.9999).
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.network, self.decay = network, decay
+        self.live = list(network.parameters())
+        self.average = [parameter.detach().clone() for parameter in self.live]
+        # A tensor on the device, so that an update can be part of a CUDA graph.
+        self.updates = torch.zeros((), device=self.average[0].device)
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the average towards the present weights."""
+        self.updates += 1
+        weight = 1 - ((1 + self.updates) / (10 + self.updates)).clamp(max=self.decay)
+        change = torch._foreach_sub(self.live, self.average)
+        torch._foreach_mul_(change, weight)
+        torch._foreach_add_(self.average, change)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The averaged weights under the network's own names."""
+        averages = dict(zip((name for name, _ in self.network.named_parameters()), self.average, strict=True))
+        return {name: averages.get(name, tensor).detach() for name, tensor in self.network.state_dict().items()}
+
+    def load(self, tensors: dict[str, Tensor], updates: int) -> None:
+        """Set the average and the number of updates behind it."""
+        for (name, _), average in zip(self.network.named_parameters(), self.average, strict=True):
+            average.copy_(tensors[name])
+        self.updates.fill_(updates)
+
+    @torch.no_grad()
+    def copy_to(self, network: nn.Module) -> nn.Module:
+        """Give a network of the same architecture the averaged weights; returns it."""
+        network.load_state_dict(self.state_dict())
+        return network
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[nn.Module]:
+        """The network itself with the averaged weights, in evaluation mode, for the length of a `with`."""
+        live = [parameter.detach().clone() for parameter in self.live]
+        modes = [(module, module.training) for module in self.network.modules()]
+        with torch.no_grad():
+            torch._foreach_copy_(self.live, self.average)
+        self.network.eval()
+        try:
+            yield self.network
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(self.live, live)
+            for module, mode in modes:
+                module.training = mode
+
+
+class Step(NamedTuple):
+    """What the loop yields: steps done, this step's mean loss, the held-out loss where it was measured, the average."""
+
+    step: int
+    loss: float
+    heldout: float | None
+    ema: EMA
+
+
+def resolve_device(name: str | torch.device = "auto") -> torch.device:
+    """The device of a name; "auto" is CUDA, else MPS, else the CPU.
+
+    Raises:
+        ValueError: on an unknown name, or a device that this machine lacks.
+    """
+    if str(name) == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise ValueError(
+            f"device {str(name)!r} is not here; take auto, cpu, cuda or mps, as this machine has."
+        ) from None
+    return device
+
+
+@torch.no_grad()
+def heldout_loss(
+    network: nn.Module, objective: Objective, data: Tensor | Batch, *, seed: int = 0, batch_size: int = 256
+) -> float:
+    """Mean loss over data with draws that depend on the seed only, in evaluation mode.
+
+    Args:
+        network: left in the mode it came in.
+        objective: the loss.
+        data: tensors of equal length, on any device.
+        seed: decides every draw (made on the CPU, so that devices agree).
+        batch_size: samples at once; part of what decides the draws.
+    """
+    data = _as_batch(data)
+    device = next(network.parameters()).device
+    generator = torch.Generator().manual_seed(seed)
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    total = 0.0
+    try:
+        for start in range(0, len(data[0]), batch_size):
+            batch = tuple(tensor[start : start + batch_size].cpu() for tensor in data)
+            drawn = [tensor.to(device) for tensor in objective.draw(batch, generator)]
+            total += objective(network, *drawn).double().sum().item()
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    return total / len(data[0])
+
+
+def _as_batch(data: Tensor | Sequence[Tensor]) -> Batch:
+    """One tensor or several of equal length as a tuple."""
+    data = (data,) if isinstance(data, Tensor) else tuple(data)
+    if not data or any(len(tensor) != len(data[0]) for tensor in data) or not len(data[0]):
+        raise ValueError(
+            f"data is one tensor or several of the same length, not empty: got lengths {[len(d) for d in data]}."
+        )
+    return data
+
+
+def train(
+    network: nn.Module,
+    data: Tensor | Sequence[Tensor],
+    objective: Objective,
+    config: TrainConfig,
+    *,
+    heldout: Tensor | Sequence[Tensor] | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    capture: bool = False,
+) -> Iterator[Step]:
+    """Train a network in place and yield after every step.
+
+    The network stays on its device; the data are copied there once. With `out`, a checkpoint is written every
+    `checkpoint_every` steps, at the end, and when the caller stops listening (break, or closing the generator).
+    Under torch.distributed each process takes its share of the global batch; process 0 writes the files.
+
+    Args:
+        network: any module that the objective can call.
+        data: one tensor or several of equal length (N, ...), indexed by sample.
+        objective: the loss; see `Objective`.
+        config: sizes, rates, seed.
+        heldout: data on which the averaged network is measured every `heldout_every` steps.
+        out: folder for checkpoints.
+        resume: go on from the checkpoint in `out`, if there is one.
+        capture: replay the whole step as one CUDA graph (CUDA only); the losses then arrive in bursts.
+
+    Returns:
+        An iterator over `Step`.
+
+    Raises:
+        ValueError: when the batch is larger than the data, the checkpoint belongs to other settings or is damaged, or
+            `out` holds a checkpoint and resume is off.
+        FloatingPointError: when a loss is not finite; the last checkpoint stays as it was.
+        OSError: when a checkpoint cannot be written; the last one stays as it was.
+    """
+    data = _as_batch(data)
+    if config.batch_size > len(data[0]):
+        raise ValueError(
+            f"batch_size is {config.batch_size} but there are {len(data[0])} samples; take a smaller batch."
+        )
+    device = next(network.parameters()).device
+    if capture and device.type != "cuda":
+        raise ValueError(f"capture needs a network on a CUDA device, this one is on {device}; leave capture off.")
+    if resume and out is None:
+        raise ValueError("resume needs the folder of the checkpoint; give out as well.")
+    if out is not None and not resume and (Path(out) / POINTER).exists():
+        raise ValueError(f"{out} already holds a checkpoint; resume it or choose another folder.")
+    return _loop(
+        network, data, objective, config, None if heldout is None else _as_batch(heldout), out, resume, capture
+    )
+
+
+def _loop(
+    network: nn.Module,
+    data: Batch,
+    objective: Objective,
+    config: TrainConfig,
+    heldout: Batch | None,
+    out: str | Path | None,
+    resume: bool,
+    capture: bool,
+) -> Iterator[Step]:
+    run = _Run(network, data, objective, config, capture)
+    history = _History()
+    if resume and (Path(out) / POINTER).exists():
+        history = _load_checkpoint(Path(out), run)
+    started = time.monotonic() - history.seconds
+    saved = run.step
+
+    def save() -> None:
+        history.seconds = time.monotonic() - started
+        if run.rank == 0:
+            _save_checkpoint(Path(out), run, history)
+
+    network.train()
+    while run.step < config.steps:
+        for loss in run.advance(_burst(run, config)):
+            if not math.isfinite(loss):
+                kept = "" if out is None else f" The checkpoint of step {saved} in {out} is untouched."
+                raise FloatingPointError(
+                    f"the loss is {loss} at step {len(history.losses) + 1}: training has diverged; "
+                    f"lower the learning rate ({config.lr}) or look for bad values in the data.{kept}"
+                )
+            history.losses.append(loss)
+        first = run.step - run.burst
+        measured = None
+        if heldout is not None and run.step % config.heldout_every == 0:
+            with run.ema.applied():
+                measured = heldout_loss(network, objective, heldout)
+            history.heldout.append((run.step, measured))
+        if out is not None and (run.step % config.checkpoint_every == 0 or run.step == config.steps):
+            save()
+            saved = run.step
+        for done in range(first + 1, run.step + 1):
+            try:
+                yield Step(done, history.losses[done - 1], measured if done == run.step else None, run.ema)
+            except GeneratorExit:
+                if out is not None and saved != run.step:
+                    save()
+                raise
+
+
+def _burst(run: "_Run", config: TrainConfig) -> int:
+    """Steps until something must be looked at: 1 in plain mode, up to 50 where each look would stall the device."""
+    if not run.capture:
+        return 1
+    events = [config.steps, *(run.step - run.step % n + n for n in (config.heldout_every, config.checkpoint_every, 50))]
+    return min(events) - run.step
+
+
+class _Run:
+    """State of a run and the step that changes it; everything the step touches lives on the device."""
+
+    def __init__(
+        self, network: nn.Module, data: Batch, objective: Objective, config: TrainConfig, capture: bool
+    ) -> None:
+        self.network, self.objective, self.config, self.capture = network, objective, config, capture
+        self.device = next(network.parameters()).device
+        self.data = tuple(tensor.to(self.device) for tensor in data)
+        fused = self.device.type in ("cpu", "cuda")
+        # A learning rate that is a tensor can change under a captured graph.
+        lr = torch.tensor(config.lr, device=self.device) if capture else config.lr
+        self.optimizer = torch.optim.Adam(network.parameters(), lr=lr, fused=fused, capturable=capture)
+        self.ema = EMA(network, config.ema_decay)
+        self.generator = torch.Generator(self.device).manual_seed(config.seed)
+        self.step = self.began = 0
+        self.burst = 1
+        self.epoch: int | None = None
+        self.batches = len(data[0]) // config.batch_size
+        self.offsets = torch.arange(config.batch_size, device=self.device)
+        self.position = torch.zeros((), dtype=torch.int64, device=self.device)
+        self.order = torch.zeros(len(data[0]), dtype=torch.int64, device=self.device)
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.rank, self.share, self.forward = 0, slice(None), network
+        self.world = 1
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            self.rank, self.world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+            if config.batch_size % self.world:
+                raise ValueError(
+                    f"batch_size is {config.batch_size}, expected a multiple of the {self.world} processes."
+                )
+            size = config.batch_size // self.world
+            self.share = slice(self.rank * size, (self.rank + 1) * size)
+            self.forward = DistributedDataParallel(network)
+            if capture:
+                raise ValueError("capture works in one process only; leave it off under torch.distributed.")
+        elif capture:
+            self.loss = torch.zeros((), device=self.device)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Set the order of the data: a function of seed and epoch alone, so a resume finds it again."""
+        shuffle = torch.Generator().manual_seed((self.config.seed + 1) * 1_000_003 + epoch)
+        self.order.copy_(torch.randperm(len(self.order), generator=shuffle))
+        self.epoch = epoch
+
+    def advance(self, burst: int) -> list[float]:
+        """Do some steps; their losses."""
+        losses = []
+        for _ in range(burst):
+            epoch, batch = divmod(self.step, self.batches)
+            if epoch != self.epoch:
+                self.begin_epoch(epoch)
+                self.position.fill_(batch * self.config.batch_size)
+            if self.config.lr_decay:
+                self._set_lr(self.config.lr * 0.5 * (1 + math.cos(math.pi * self.step / self.config.steps)))
+            losses.append(self._captured_step() if self.capture else self._one_step())
+            self.step += 1
+        self.burst = burst
+        return torch.stack(losses).tolist()
+
+    def _set_lr(self, lr: float) -> None:
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
+
+    def _one_step(self) -> Tensor:
+        index = self.order.index_select(0, self.position + self.offsets)
+        drawn = self.objective.draw(tuple(tensor.index_select(0, index) for tensor in self.data), self.generator)
+        bf16 = self.config.precision == "bf16"
+        # The cache of cast weights must not outlive a captured graph's memory.
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16, cache_enabled=not self.capture):
+            loss = self.objective(self.forward, *(tensor[self.share] for tensor in drawn)).float().mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.ema.update()
+        self.position += self.config.batch_size
+        loss = loss.detach()
+        if self.world > 1:
+            torch.distributed.all_reduce(loss)
+            loss /= self.world
+        return loss
+
+    def _captured_step(self) -> Tensor:
+        """Three eager steps on a side stream to warm up, then the same step replayed from its graph."""
+        if self.graph is None and self.step >= self.began + 3:
+            self.graph = torch.cuda.CUDAGraph()
+            self.graph.register_generator_state(self.generator)
+            self.optimizer.zero_grad(set_to_none=True)
+            with torch.cuda.graph(self.graph):
+                self.loss.copy_(self._one_step())
+        if self.graph is None:
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                loss = self._one_step()
+            torch.cuda.current_stream().wait_stream(stream)
+            return loss
+        self.graph.replay()
+        return self.loss.clone()
+
+
+# ------------------------------------------------------------------------------------------------------- checkpoints
+
+POINTER = "checkpoint.json"
+
+
+@dataclass
+class _History:
+    """What a checkpoint keeps beside the state: every loss, the held-out losses, the seconds spent."""
+
+    losses: list[float] = dataclasses.field(default_factory=list)
+    heldout: list[tuple[int, float]] = dataclasses.field(default_factory=list)
+    seconds: float = 0.0
+
+
+def _save_checkpoint(out: Path, run: _Run, history: _History) -> None:
+    """Write the tensors under a name of their own, then the pointer (the commit), then drop the file before."""
+    tensors = {f"network.{name}": tensor for name, tensor in run.network.state_dict().items()}
+    averages = zip((name for name, _ in run.network.named_parameters()), run.ema.average, strict=True)
+    tensors |= {f"ema.{name}": tensor for name, tensor in averages}
+    for index, state in run.optimizer.state_dict()["state"].items():
+        tensors |= {f"adam.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
+    tensors["generator"] = run.generator.get_state()
+    tensors["losses"] = torch.tensor(history.losses, dtype=torch.float64)
+    tensors["heldout"] = torch.tensor(history.heldout, dtype=torch.float64).reshape(-1, 2)
+    name = f"checkpoint-{run.step:08d}.safetensors"
+    write_tensors(out / name, tensors)
+    pointer = {
+        "file": name,
+        "sha256": file_sha256(out / name),
+        "step": run.step,
+        "epoch": run.step // run.batches,
+        "batch_in_epoch": run.step % run.batches,
+        "seconds": history.seconds,
+        "samples": len(run.order),
+        "config": dataclasses.asdict(run.config),
+        "torch": torch.__version__,
+    }
+    write_json(out / POINTER, pointer)
+    for old in out.glob("checkpoint-*.safetensors"):
+        if old.name != name:
+            old.unlink(missing_ok=True)
+
+
+def _load_checkpoint(out: Path, run: _Run) -> _History:
+    """Set a run to the state in a folder; what does not fit is an error before anything is changed."""
+    pointer = read_json(out / POINTER)
+    lacking = {"file", "sha256", "step", "seconds", "samples", "config"} - pointer.keys()
+    if lacking:
+        raise ValueError(f"{out / POINTER} lacks {', '.join(sorted(lacking))}; it is not a checkpoint of this program.")
+    path = out / Path(str(pointer["file"])).name
+    tensors = read_tensors(path)
+    if file_sha256(path) != pointer["sha256"]:
+        raise ValueError(f"{path} does not have the SHA-256 kept in {POINTER}; the checkpoint is damaged.")
+    # The number of steps may grow, and how often something is written decides nothing.
+    free = {"checkpoint_every", "heldout_every"} | (set() if run.config.lr_decay else {"steps"})
+    for name, now in dataclasses.asdict(run.config).items():
+        then = pointer["config"].get(name)
+        if name not in free and then != now:
+            raise ValueError(f"the checkpoint in {out} was made with {name} = {then}, not {now}; resume it with that.")
+    if pointer["samples"] != len(run.order):
+        raise ValueError(
+            f"the checkpoint in {out} saw {pointer['samples']} samples, the data here are {len(run.order)}."
+        )
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+    load_state(run.network, part("network."), str(path))
+    step = int(pointer["step"])
+    state: dict[int, dict[str, Any]] = {}
+    for name, tensor in part("adam.").items():
+        index, key = name.split(".")
+        state.setdefault(int(index), {})[key] = tensor
+    run.optimizer.load_state_dict({"state": state, "param_groups": run.optimizer.state_dict()["param_groups"]})
+    run.ema.load(part("ema."), step)
+    run.generator.set_state(tensors["generator"])
+    run.step = run.began = step
+    heldout = [(int(at), float(loss)) for at, loss in tensors["heldout"].tolist()]
+    return _History(tensors["losses"].tolist(), heldout, float(pointer["seconds"]))
+
+
+def read_history(out: str | Path) -> tuple[list[float], list[tuple[int, float]], float]:
+    """Losses of every step, held-out losses (step, loss), and seconds of the run whose checkpoint lies in a folder."""
+    pointer = read_json(Path(out) / POINTER)
+    tensors = read_tensors(Path(out) / str(pointer["file"]))
+    heldout = [(int(at), float(loss)) for at, loss in tensors["heldout"].tolist()]
+    return tensors["losses"].tolist(), heldout, float(pointer["seconds"])
+
+
+def seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """Make a network whose first weights depend on the seed only; the global random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make()
