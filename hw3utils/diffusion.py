@@ -378,7 +378,7 @@ def discrete_decoder(x0: Tensor, mean: Tensor, variance: Tensor, *, levels: int 
     upper, lower = (x0 + half - mean) / std, (x0 - half - mean) / std
     upper = torch.where(x0 > 1 - half, torch.inf, upper)
     lower = torch.where(x0 < -1 + half, -torch.inf, lower)
-    # In the upper tail both probabilities round to 1: mirror, so that they are small numbers and their difference exact.
+    # In the upper tail both probabilities round to 1: mirror them, so that they are small and their difference exact.
     mirror = lower > 0
     upper, lower = torch.where(mirror, -lower, upper), torch.where(mirror, -upper, lower)
     log_upper, log_lower = torch.special.log_ndtr(upper), torch.special.log_ndtr(lower)

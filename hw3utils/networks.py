@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hw3utils.schedules import check_number
+
 
 def sinusoidal_embedding(t: Tensor, dimension: int, *, max_period: float = 10_000.0) -> Tensor:
     """Sines and cosines of a time step at geometrically spaced frequencies.
@@ -214,34 +216,30 @@ class UNet(nn.Module):
         return self.head(F.silu(self.norm(h))).to(x_t.dtype)
 
 
-def with_label(network: nn.Module, label: Tensor, *, guidance: float = 1.0) -> Callable[[Tensor, Tensor], Tensor]:
-    """An eps_model for given labels, with classifier-free guidance.
+def guided(network: nn.Module, *, guidance: float = 1.0) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Classifier-free guidance: a function (x_t, t, label) -> eps.
+
+    Fix the labels with `functools.partial(guided(network), label=label)` to have an eps_model, or hand them to
+    `sample_in_batches` as `model_kwargs={"label": label}`.
 
     Args:
         network: called as network(x_t, t, label), with an attribute `n_classes`; label n_classes means none.
-        label: int64 classes (B,), one a picture.
         guidance: w in eps_none + w (eps_label - eps_none); 1 is plain conditioning, 0 ignores the label.
 
     Returns:
-        eps_model(x_t, t) -> eps. Two network evaluations a call unless guidance is 0 or 1.
+        The function; label is int64 (B,). Two network evaluations a call unless guidance is 0 or 1.
 
     Raises:
-        ValueError: when a label is not in 0..n_classes - 1, or the batch has another length.
+        ValueError: when guidance is not a finite number.
 
     Source: Ho and Salimans 2022, arXiv 2207.12598, equation 6 (there w + 1 stands for our w).
     """
-    if label.ndim != 1 or label.numel() == 0 or label.min() < 0 or label.max() >= network.n_classes:
-        raise ValueError(f"labels must be a 1-D tensor of classes in 0..{network.n_classes - 1}: got {label.tolist()}")
+    guidance = check_number(guidance, "guidance")
 
-    def eps_model(x_t: Tensor, t: Tensor) -> Tensor:
-        if len(x_t) != len(label):
-            raise ValueError(f"got {len(x_t)} pictures for {len(label)} labels; give one label a picture")
-        own = label.to(x_t.device)
-        if guidance == 1.0:
-            return network(x_t, t, own)
-        none = network(x_t, t, torch.full_like(own, network.n_classes))
-        if guidance == 0.0:
-            return none
-        return none + guidance * (network(x_t, t, own) - none)
+    def eps_model(x_t: Tensor, t: Tensor, label: Tensor) -> Tensor:
+        if guidance == 1:
+            return network(x_t, t, label)
+        none = network(x_t, t, torch.full_like(label, network.n_classes))
+        return none if guidance == 0 else none + guidance * (network(x_t, t, label) - none)
 
     return eps_model

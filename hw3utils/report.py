@@ -19,9 +19,9 @@ def _show(value: float, floor: float) -> str:
 class Report:
     """The claims that a notebook checks, by graded item.
 
-    Every check prints one line and raises AssertionError if the claim does not hold, so that a run of the notebook stops
-    there. Numbers are printed with two digits, and not at all where they are nothing but rounding: the lines are the
-    same on every machine.
+    Every check prints one line and raises AssertionError if the claim does not hold, so that a run of the notebook
+    stops there. Numbers are printed with two digits, and not at all where they are nothing but rounding, so that the
+    lines are the same on every machine.
 
     Args:
         notebook: number of the notebook, "01" to "06".

@@ -467,7 +467,7 @@ def ddim_invert_steps(
     steps: Steps = None,
     spacing: str = "uniform",
     t_end: int | None = None,
-    n_corrections: int = 0,
+    n_corrections: int = 1,
 ) -> Iterator[State]:
     """Yield every state of `ddim_invert`, from the data at t = 0 to the noise at the last time (S + 1 states).
 
@@ -508,14 +508,14 @@ def ddim_invert(
     steps: Steps = None,
     spacing: str = "uniform",
     t_end: int | None = None,
-    n_corrections: int = 0,
+    n_corrections: int = 1,
 ) -> Tensor:
     """Run DDIM (eta = 0) backwards, from data to the noise that `sample_ddim` turns into it.
 
     Without corrections the step up takes the noise predicted at its lower end, where the step down takes the one at its
     upper end, so that the way there and back misses by O(1 / S). A correction predicts the noise again at the upper end
-    (a fixed-point iteration); when it converges, which it does unless steps are long and data nearly singular, the way
-    back is exact.
+    (a fixed-point iteration): with one the way back misses by O(1 / S^2), and with many it is exact, unless the steps
+    are so long and the data so nearly singular that the iteration does not converge.
 
     Args:
         eps_model: callable (x_t, t) -> eps.
@@ -524,7 +524,7 @@ def ddim_invert(
         steps: None for every step, a number S in 1..T, or increasing time steps in 1..T that end at the last time.
         spacing: how S steps are spread, see `time_grid`.
         t_end: the time to stop at when it is not T.
-        n_corrections: number of corrections in each step, at least 0; each costs one model call.
+        n_corrections: number of corrections in each step, at least 0; a step takes 1 + n_corrections model calls.
 
     Returns:
         The noise, shape and dtype of x0.
@@ -707,8 +707,8 @@ def sample_in_batches(
 ) -> Tensor:
     """Make n samples in batches, each sample from noise of its own, so that the batch size changes nothing but memory.
 
-    Sample i draws x_T and then all further noise from a generator seeded by (seed, i), see `sample_generators`. What is left of the batch size
-    is the rounding of the model itself, which may add in another order.
+    Sample i draws x_T and then all further noise from a generator seeded by (seed, i), see `sample_generators`. What is
+    left of the batch size is the rounding of the model itself, which may add in another order.
 
     Args:
         sampler: `sample_ddpm`, `sample_ddim`, `sample_dpm_solver`, or any function of the same form.

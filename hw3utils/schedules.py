@@ -123,9 +123,7 @@ class NoiseSchedule:
         """Make a schedule from alpha_bar_0..alpha_bar_T: T + 1 numbers, strictly decreasing from exactly 1, above 0."""
         alpha_bar = _table(alpha_bar, "alpha_bar")
         if len(alpha_bar) < 2 or alpha_bar[0] != 1:
-            raise ValueError(
-                f"alpha_bar is {_short(alpha_bar)}, expected at least two numbers of which the first is 1."
-            )
+            raise ValueError(f"alpha_bar is {_short(alpha_bar)}, expected two or more numbers, the first 1.")
         if not (bool((alpha_bar.diff() < 0).all()) and alpha_bar[-1] > 0):
             raise ValueError(f"alpha_bar is {_short(alpha_bar)}, expected strictly decreasing numbers above 0.")
         return cls.from_beta(1 - alpha_bar[1:] / alpha_bar[:-1])
@@ -276,7 +274,8 @@ def geometric_sigmas(sigma_max: float, sigma_min: float, n: int) -> Tensor:
 def _table(values: Any, name: str) -> Tensor:
     """Copy a sequence of numbers to a one-dimensional finite float64 tensor on the CPU."""
     try:
-        table = torch.as_tensor(values).detach().to("cpu").to(torch.float64).clone()
+        values = values.detach().to("cpu") if isinstance(values, Tensor) else values
+        table = torch.as_tensor(values, dtype=torch.float64).clone()
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"{name} is {type(values).__name__}, expected a sequence of numbers.") from None
     if table.ndim != 1:

@@ -553,6 +553,16 @@ def read_history(out: str | Path) -> tuple[list[float], list[tuple[int, float]],
     return tensors["losses"].tolist(), heldout, float(pointer["seconds"])
 
 
+def read_average(out: str | Path) -> dict[str, Tensor]:
+    """The averaged weights (buffers as they are) in the checkpoint of a folder, under the network's own names."""
+    tensors = read_tensors(Path(out) / str(read_json(Path(out) / POINTER)["file"]))
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+    return part("network.") | part("ema.")
+
+
 def seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:
     """Make a network whose first weights depend on the seed only; the global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):

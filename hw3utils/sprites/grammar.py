@@ -75,6 +75,7 @@ PALETTES = {
     },
     "metal": {
         "steel": ((172, 180, 196), (116, 124, 148), (220, 226, 232)),
+        "iron": ((128, 136, 152), (88, 94, 116), (168, 178, 190)),
         "bronze": ((200, 140, 84), (148, 94, 62), (234, 186, 124)),
         "golden": ((236, 196, 76), (184, 134, 48), (250, 226, 146)),
     },
@@ -168,7 +169,6 @@ def structures(kind):
         layered = np.where(layers[None] != 0, layers[None], canvas[:, None])
         canvas = layered.reshape(-1, SIDE, SIDE)
         canvas[canvas == ERASE_CODE] = BACKGROUND_CODE
-    canvas = np.where(_rim(canvas), np.uint8(OUTLINE_CODE), canvas)
     choices = np.array(list(product(*(range(len(slot.parts)) for slot in kind.slots))), np.int16)
 
     turns = (False, True) if kind.mirrored else (False,)
@@ -176,7 +176,8 @@ def structures(kind):
     for turned, (down, right) in product(turns, kind.shifts):
         seen = canvas[:, :, ::-1] if turned else canvas
         # The art keeps a free margin as wide as the shift, so nothing wraps round (a test checks it).
-        all_codes.append(np.roll(seen, (down, right), axis=(1, 2)))
+        seen = np.roll(seen, (down, right), axis=(1, 2))
+        all_codes.append(np.where(_rim(seen), np.uint8(OUTLINE_CODE), seen))
         pose = np.broadcast_to(np.array([turned, down, right], np.int16), (len(canvas), 3))
         all_choices.append(np.concatenate([choices, pose], axis=1))
     return np.concatenate(all_codes), np.concatenate(all_choices)

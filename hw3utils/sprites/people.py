@@ -3,165 +3,103 @@
 Heroes stand on a fixed plan: hat rows 1 to 4, face rows 4 to 8, body rows 9 to 14, weapon on the left, shield right.
 """
 
+# One part, one block: the formatter would put every number on a line of its own.
+# fmt: off
 from .grammar import NOTHING, Kind, Slot, part
 
 _CAPES = (
     NOTHING,
-    part(
-        "cape",
-        9,
-        2,
-        """
+    part("cape", 9, 2, """
         .t........T.
         .t........T.
         ut........TT
         utttttttttTT
         utttttttttTT
-        utttttttttTT""",
-    ),
+        utttttttttTT"""),
 )
 
 _BODIES = (
-    part(
-        "tunic",
-        9,
-        3,
-        """
+    part("tunic", 9, 3, """
         .nmmmmmmM.
         nm#mmmm#mM
         ss#mmmM#sS
         ..wwyyww..
         ..mm##mM..
-        ..ww##wW..""",
-    ),
-    part(
-        "armour",
-        9,
-        3,
-        """
+        ..ww##wW.."""),
+    part("armour", 9, 3, """
         .lgmmmmgG.
         lg#mttM#gG
         ss#gmMG#sS
         ..GwyywG..
         ..lg##gG..
-        ..gG##GG..""",
-    ),
-    part(
-        "robe",
-        9,
-        3,
-        """
+        ..gG##GG.."""),
+    part("robe", 9, 3, """
         .nmmttmmM.
         nm#mttm#mM
         ss#mttM#sS
         .nmmttmmM.
         .nmmttmmM.
-        nmmmttmmMM""",
-    ),
-    part(
-        "vest",
-        9,
-        3,
-        """
+        nmmmttmmMM"""),
+    part("vest", 9, 3, """
         .tmmuumMT.
         ut#muuM#tT
         ss#mttM#sS
         ..wwyyww..
         ..TT##TT..
-        ..ww##wW..""",
-    ),
-    part(
-        "stripes",
-        9,
-        3,
-        """
+        ..ww##wW.."""),
+    part("stripes", 9, 3, """
         .nmmmmmmM.
         nm#tttT#mM
         ss#mmmM#sS
         ..tttttT..
         ..mm##mM..
-        ..ww##wW..""",
-    ),
+        ..ww##wW.."""),
 )
 
 _FACES = (
-    part(
-        "calm",
-        3,
-        4,
-        """
+    part("calm", 3, 4, """
         .ssssss.
         zsssssss
         zs#ss#sS
         zs#ss#sS
         ssssssSS
-        .ssssSS.""",
-    ),
-    part(
-        "smile",
-        3,
-        4,
-        """
+        .ssssSS."""),
+    part("smile", 3, 4, """
         .ssssss.
         zsssssss
         zs#ss#sS
         zs#ss#sS
         sps##spS
-        .ssssSS.""",
-    ),
-    part(
-        "stern",
-        3,
-        4,
-        """
+        .ssssSS."""),
+    part("stern", 3, 4, """
         .ssssss.
         zsssssss
         z##ss##S
         zs#ss#sS
         ssssssSS
-        .s####S.""",
-    ),
-    part(
-        "beard",
-        3,
-        4,
-        """
+        .s####S."""),
+    part("beard", 3, 4, """
         .ssssss.
         zsssssss
         zs#ss#sS
         hs#ss#sH
         hhhssHHH
-        .hhhhHH.""",
-    ),
+        .hhhhHH."""),
 )
 
 _HAIR = (
-    part(
-        "short",
-        2,
-        4,
-        """
+    part("short", 2, 4, """
         .hhhhhh.
         hiihhhhH
         hihhhhhH
-        h......H""",
-    ),
-    part(
-        "spiky",
-        1,
-        3,
-        """
+        h......H"""),
+    part("spiky", 1, 3, """
         ..h..h..h.
         .hhh.hhhh.
         hhiihhhhhH
         .hihshshH.
-        hh......HH""",
-    ),
-    part(
-        "long",
-        2,
-        3,
-        """
+        hh......HH"""),
+    part("long", 2, 3, """
         ..hhhhhh..
         .hiihhhhH.
         hihhsshhHH
@@ -169,152 +107,87 @@ _HAIR = (
         hh......HH
         hh......HH
         hhh....HHH
-        hh......HH""",
-    ),
-    part(
-        "bob",
-        2,
-        3,
-        """
+        hh......HH"""),
+    part("bob", 2, 3, """
         ..hhhhhh..
         .hiihhhhH.
         hihhhhhhHH
         hh......HH
         hh......HH
-        .hh....HH.""",
-    ),
-    part(
-        "ponytail",
-        2,
-        4,
-        """
+        .hh....HH."""),
+    part("ponytail", 2, 4, """
         .hhhhhh...
         hiihhhhH..
         hihhhsss#h
         h......#hh
         .......#hH
         .......#hH
-        ........H.""",
-    ),
-    part(
-        "bun",
-        1,
-        4,
-        """
+        ........H."""),
+    part("bun", 1, 4, """
         ...hH...
         ..hiHH..
         .h####H.
         hihsshhH
         h......H
-        h......H""",
-    ),
-    part(
-        "afro",
-        1,
-        3,
-        """
+        h......H"""),
+    part("afro", 1, 3, """
         ..hhhhhh..
         .hiihhhhH.
         hiihhhhhHH
         hihhhhhhHH
         hh......HH
         hh......HH
-        .h......H.""",
-    ),
+        .h......H."""),
 )
 
 _HATS = (
     NOTHING,
-    part(
-        "crown",
-        1,
-        3,
-        """
+    part("crown", 1, 3, """
         _y__yy__y_
         _yy_yy_yY_
         _xycyycyY_
-        .YYYYYYYY.""",
-    ),
-    part(
-        "wizard hat",
-        1,
-        2,
-        """
+        .YYYYYYYY."""),
+    part("wizard hat", 1, 2, """
         ______mM____
         ____nmmM____
         ___nmmmmM___
         __.tttttT.__
-        _nmmmmmmmMM_""",
-    ),
-    part(
-        "helmet",
-        1,
-        3,
-        """
+        _nmmmmmmmMM_"""),
+    part("helmet", 1, 3, """
         ___lttg___
         __lgttgG__
         _lggttggG_
-        _ggggggGG_""",
-    ),
-    part(
-        "horned helmet",
-        1,
-        2,
-        """
+        _ggggggGG_"""),
+    part("horned helmet", 1, 2, """
         o__________o
         oo__lgg___oO
         _oolggggGoO_
         __lgggggGG__
-        __GGGGGGGG__""",
-    ),
-    part(
-        "cap",
-        1,
-        3,
-        """
+        __GGGGGGGG__"""),
+    part("cap", 1, 3, """
         ___nmmm___
         __nmmmmM__
         _nmmttmmM_
-        nttttttttT""",
-    ),
-    part(
-        "straw hat",
-        1,
-        1,
-        """
+        nttttttttT"""),
+    part("straw hat", 1, 1, """
         _____xyy______
         ____xyyyY_____
         ___.tttttT.___
-        _xyyyyyyyyyYY_""",
-    ),
-    part(
-        "feather hat",
-        0,
-        3,
-        """
+        _xyyyyyyyyyYY_"""),
+    part("feather hat", 0, 3, """
         __________
         _______rr_
         ___nmmrr__
         __nmmmrM__
-        mmmmmmmmMM""",
-    ),
-    part(
-        "headband",
-        3,
-        4,
-        """
+        mmmmmmmmMM"""),
+    part("headband", 3, 4, """
         tttttttT
-        hshhhshH""",
-    ),
+        hshhhshH"""),
 )
 
 _WEAPONS = (
     NOTHING,
-    part(
-        "sword",
-        3,
-        1,
-        """
+    part("sword", 3, 1, """
         .l.
         .lg
         .lg
@@ -323,13 +196,8 @@ _WEAPONS = (
         .lg
         yyyY
         .wss
-        .y""",
-    ),
-    part(
-        "axe",
-        3,
-        1,
-        """
+        .y"""),
+    part("axe", 3, 1, """
         lgw.
         lggg
         lggg
@@ -339,13 +207,8 @@ _WEAPONS = (
         ..w.
         ..ss
         ..W.
-        ..W.""",
-    ),
-    part(
-        "staff",
-        2,
-        1,
-        """
+        ..W."""),
+    part("staff", 2, 1, """
         .cc
         cdcC
         cccC
@@ -357,28 +220,18 @@ _WEAPONS = (
         .wss
         .w
         .W
-        .W""",
-    ),
-    part(
-        "bow",
-        4,
-        1,
-        """
-        .w.
-        .vw
-        w#.
-        w#.
-        w#.
-        w#ss
-        w#.
-        .Ww
-        .W.""",
-    ),
-    part(
-        "spear",
-        1,
-        1,
-        """
+        .W"""),
+    part("bow", 4, 1, """
+        .ww
+        vw#o
+        w##o
+        w##o
+        w##o
+        wss#
+        W##o
+        WW#o
+        .WW"""),
+    part("spear", 1, 1, """
         .l
         .lg
         .lG
@@ -392,13 +245,8 @@ _WEAPONS = (
         .w
         .w
         .W
-        .W""",
-    ),
-    part(
-        "hammer",
-        4,
-        1,
-        """
+        .W"""),
+    part("hammer", 4, 1, """
         lggG
         lggG
         lggG
@@ -407,13 +255,8 @@ _WEAPONS = (
         .w
         .wss
         .W
-        .W""",
-    ),
-    part(
-        "torch",
-        4,
-        1,
-        """
+        .W"""),
+    part("torch", 4, 1, """
         .c
         .cc
         cdC
@@ -421,45 +264,29 @@ _WEAPONS = (
         .w
         .w
         .wss
-        .W""",
-    ),
+        .W"""),
 )
 
 _OFFHANDS = (
     NOTHING,
-    part(
-        "round shield",
-        9,
-        10,
-        """
+    part("round shield", 9, 10, """
         .tt.
         utyT
         tyyT
         ttyT
-        .TT.""",
-    ),
-    part(
-        "kite shield",
-        8,
-        10,
-        """
+        .TT."""),
+    part("kite shield", 8, 10, """
         llgG
         ltTG
         lyyG
         ltTG
         ltTG
-        .GG.""",
-    ),
-    part(
-        "book",
-        9,
-        10,
-        """
+        .GG."""),
+    part("book", 9, 10, """
         oooo
         urrR
         uryR
-        urrR""",
-    ),
+        urrR"""),
 )
 
 _ADVENTURER = Kind(
@@ -478,129 +305,74 @@ _ADVENTURER = Kind(
 )
 
 _KNIGHT_HEADS = (
-    part(
-        "great helm",
-        3,
-        4,
-        """
+    part("great helm", 3, 4, """
         .lggggG.
         lgggggGG
         g##gg##G
         lggggggG
         lgg##gGG
-        .gg##GG.""",
-    ),
-    part(
-        "visor helm",
-        3,
-        4,
-        """
+        .gg##GG."""),
+    part("visor helm", 3, 4, """
         .lggggG.
         lggggggG
         yyyyyyyY
         g######G
         lggyygGG
-        .ggggGG.""",
-    ),
-    part(
-        "cross helm",
-        3,
-        4,
-        """
+        .ggggGG."""),
+    part("cross helm", 3, 4, """
         .lgyYgG.
         lggyYgGG
         y##yY##Y
         lggyYgGG
         lggyYgGG
-        .ggyYGG.""",
-    ),
+        .ggyYGG."""),
 )
 
 _CRESTS = (
     NOTHING,
-    part(
-        "plume",
-        1,
-        6,
-        """
+    part("plume", 1, 6, """
         .ttT
         utTT
-        .tT.""",
-    ),
-    part(
-        "mohawk crest",
-        1,
-        5,
-        """
+        .tT."""),
+    part("mohawk crest", 1, 5, """
         .tttt
-        ututTT""",
-    ),
-    part(
-        "wings",
-        2,
-        2,
-        """
+        ututTT"""),
+    part("wings", 2, 2, """
         oo........oo
         ooo......ooO
-        .oo......oO.""",
-    ),
-    part(
-        "horns",
-        1,
-        2,
-        """
+        .oo......oO."""),
+    part("horns", 1, 2, """
         o..........O
         oo........oO
-        .oo......oO.""",
-    ),
-    part(
-        "crown",
-        1,
-        4,
-        """
+        .oo......oO."""),
+    part("crown", 1, 4, """
         y..yy..y
         xyyyyyyY
-        YYYYYYYY""",
-    ),
+        YYYYYYYY"""),
 )
 
 _KNIGHT_BODIES = (
-    part(
-        "surcoat",
-        9,
-        3,
-        """
+    part("surcoat", 9, 3, """
         .lgmmmmgG.
         lg#nmmM#gG
         gg#mttM#GG
         ..mmttmM..
         ..mm##MM..
-        ..gg##GG..""",
-    ),
-    part(
-        "plate",
-        9,
-        3,
-        """
+        ..gg##GG.."""),
+    part("plate", 9, 3, """
         llggggggGG
         lg#lgmG#gG
         gg#gmmG#GG
         ..mmyymM..
         ..lg##gG..
-        ..gG##GG..""",
-    ),
-    part(
-        "half and half",
-        9,
-        3,
-        """
+        ..gG##GG.."""),
+    part("half and half", 9, 3, """
         .lmmmttTG.
         lg#mmtt#gG
         gg#mmtT#GG
         ..mmmttT..
         ..mm##TT..
-        ..gg##GG..""",
-    ),
+        ..gg##GG.."""),
 )
 
 _KNIGHT_WEAPONS = tuple(
@@ -621,37 +393,23 @@ _KNIGHT = Kind(
 )
 
 _NINJA_HEADS = (
-    part(
-        "mask",
-        2,
-        4,
-        """
+    part("mask", 2, 4, """
         .nmmmmm.
         nmmmmmmM
         mmmmmmmM
         ms#ss#sM
         ms#ss#sM
         mmmmmmMM
-        .mmmmMM.""",
-    ),
-    part(
-        "headband mask",
-        2,
-        4,
-        """
+        .mmmmMM."""),
+    part("headband mask", 2, 4, """
         .nmmmmm.
         nmmmmmmM
         ttttttTT
         ms#ss#sM
         mz#ss#SM
         mmmmmmMM
-        .mmmmMM.""",
-    ),
-    part(
-        "hood",
-        1,
-        3,
-        """
+        .mmmmMM."""),
+    part("hood", 1, 3, """
         ...nmmm...
         ..nmmmmM..
         .nmmmmmmM.
@@ -659,8 +417,7 @@ _NINJA_HEADS = (
         nms#ss#sMM
         nms#ss#sMM
         .mssssssM.
-        .mmssssMM.""",
-    ),
+        .mmssssMM."""),
 )
 
 _NINJA = Kind(
@@ -680,138 +437,84 @@ HEROES = (_ADVENTURER, _KNIGHT, _NINJA)
 # Side-facing characters look right; the mirror turns them. Head columns 5 to 11, hat rows 1 to 4.
 
 _SIDE_BODIES = (
-    part(
-        "standing",
-        9,
-        5,
-        """
+    part("standing", 9, 5, """
         .nmmmM.
         .mmnmM.
         .mmnmM.
         .wwwyW.
         ..mmM..
-        ..wwww.""",
-    ),
-    part(
-        "stride",
-        9,
-        4,
-        """
+        ..wwww."""),
+    part("stride", 9, 4, """
         ..nmmmM..
         ..mmnmM..
         ..mmnmM..
         ..wwwyW..
         .mmM#mmM.
-        ww....www""",
-    ),
-    part(
-        "step",
-        9,
-        5,
-        """
+        ww....www"""),
+    part("step", 9, 5, """
         .nmmmM..
         .mmnmM..
         .mmnmM..
         .wwwyW..
         .MM#mm..
-        W#..www.""",
-    ),
-    part(
-        "robe",
-        9,
-        4,
-        """
+        W#..www."""),
+    part("robe", 9, 4, """
         ..nmmmM..
         ..mmnmM..
         ..mmnmM..
         ..tttttT.
         .nmmmmmM.
-        nmmmmmmMM""",
-    ),
-    part(
-        "caped stride",
-        9,
-        2,
-        """
+        nmmmmmmMM"""),
+    part("caped stride", 9, 2, """
         ..utnmmmM..
         .uttmmnmM..
         .uttmmnmM..
         utttwwwyW..
         uttmmM#mmM.
-        .tww....www""",
-    ),
+        .tww....www"""),
 )
 
 _SIDE_FACES = (
-    part(
-        "calm",
-        3,
-        5,
-        """
+    part("calm", 3, 5, """
         .sssss..
         sssssss.
         sssss#s.
         sssss#sz
         Sssssss.
-        .Sssss..""",
-    ),
-    part(
-        "smile",
-        3,
-        5,
-        """
+        .Sssss.."""),
+    part("smile", 3, 5, """
         .sssss..
         sssssss.
         sssss#s.
         sssss#sz
         Sssspss.
-        .Sss##..""",
-    ),
-    part(
-        "beard",
-        3,
-        5,
-        """
+        .Sss##.."""),
+    part("beard", 3, 5, """
         .sssss..
         sssssss.
         sssss#s.
         sssss#sz
         Shhshhh.
-        .Hhhhhh.""",
-    ),
+        .Hhhhhh."""),
 )
 
 _SIDE_HAIR = (
-    part(
-        "short",
-        2,
-        4,
-        """
+    part("short", 2, 4, """
         ..hhhhh.
         .hhiihhh
         .hhhihhh
         .hhh....
         .Hh.....
-        .H......""",
-    ),
-    part(
-        "spiky",
-        1,
-        3,
-        """
+        .H......"""),
+    part("spiky", 1, 3, """
         ...h.h.h..
         .h.hhhhhh.
         ..hhiihhhh
         hhhhhihsh.
         ..Hhh.....
         .HHh......
-        ..H.......""",
-    ),
-    part(
-        "long",
-        2,
-        3,
-        """
+        ..H......."""),
+    part("long", 2, 3, """
         ...hhhhh.
         ..hhiihhh
         ..hhhihss
@@ -820,119 +523,69 @@ _SIDE_HAIR = (
         .hhhh....
         .Hhhh....
         .HHh.....
-        .HH......""",
-    ),
-    part(
-        "bob",
-        2,
-        4,
-        """
+        .HH......"""),
+    part("bob", 2, 4, """
         ..hhhhh.
         .hhiihhh
         hhhhihhs
         hhhhh...
         Hhhhh...
         HHhh....
-        .HH.....""",
-    ),
-    part(
-        "ponytail",
-        2,
-        2,
-        """
+        .HH....."""),
+    part("ponytail", 2, 2, """
         ....hhhhh.
         ...hhiihhh
         hh#hhhihss
         ihh#hh....
         hHh.......
         hH........
-        H.........""",
-    ),
-    part(
-        "afro",
-        1,
-        3,
-        """
+        H........."""),
+    part("afro", 1, 3, """
         ...hhhhh..
         ..hiihhhh.
         .hiihhhhhh
         .hihhhhhh.
         .hhhhh....
         .Hhhhh....
-        ..HHh.....""",
-    ),
+        ..HHh....."""),
 )
 
 _SIDE_HATS = (
     NOTHING,
-    part(
-        "crown",
-        1,
-        4,
-        """
+    part("crown", 1, 4, """
         _y__y__y_
         _yy_yy_y_
         _xycyycY_
-        .YYYYYYY.""",
-    ),
-    part(
-        "wizard hat",
-        1,
-        3,
-        """
+        .YYYYYYY."""),
+    part("wizard hat", 1, 3, """
         __mM_______
         __nmmM_____
         ___nmmM____
         __tttttT___
-        .nmmmmmmMM.""",
-    ),
-    part(
-        "helmet",
-        1,
-        4,
-        """
+        .nmmmmmmMM."""),
+    part("helmet", 1, 4, """
         _ttttT___
         tt_lgggg_
         t_lgggggG
-        _lggggggG""",
-    ),
-    part(
-        "cap",
-        1,
-        4,
-        """
+        _lggggggG"""),
+    part("cap", 1, 4, """
         ___nmmm____
         __nmmmmM___
         _nmmmmmM___
-        _ttttttttT_""",
-    ),
-    part(
-        "straw hat",
-        1,
-        3,
-        """
+        _ttttttttT_"""),
+    part("straw hat", 1, 3, """
         ____xyy____
         ___xyyyY___
         __.tttttT._
-        .xyyyyyyyY.""",
-    ),
-    part(
-        "headband",
-        3,
-        3,
-        """
+        .xyyyyyyyY."""),
+    part("headband", 3, 3, """
         ..ttttttT
-        tt.......""",
-    ),
+        tt......."""),
 )
 
 _SIDE_WEAPONS = (
     NOTHING,
-    part(
-        "sword",
-        4,
-        10,
-        """
+    part("sword", 4, 10, """
         ...lg
         ...lg
         ...lg
@@ -940,13 +593,8 @@ _SIDE_WEAPONS = (
         ..lg
         .yyyy
         sss.
-        .y..""",
-    ),
-    part(
-        "staff",
-        2,
-        10,
-        """
+        .y.."""),
+    part("staff", 2, 10, """
         ..cc
         .cdcC
         .cccC
@@ -958,27 +606,17 @@ _SIDE_WEAPONS = (
         ssss
         ..w
         ..W
-        ..W""",
-    ),
-    part(
-        "bow",
-        5,
-        10,
-        """
-        .ww.
-        .#vw
-        .#.w
-        .#.w
-        ssss
-        .#.w
-        .#Ww
-        .WW.""",
-    ),
-    part(
-        "axe",
-        3,
-        10,
-        """
+        ..W"""),
+    part("bow", 5, 10, """
+        .vw.
+        .o#w
+        .o#w
+        .o#w
+        sssw
+        .o#w
+        .o#W
+        .WW."""),
+    part("axe", 3, 10, """
         ..wlg
         .gggg
         .gwlg
@@ -988,31 +626,20 @@ _SIDE_WEAPONS = (
         ..w..
         ssss.
         ..W..
-        ..W..""",
-    ),
-    part(
-        "round shield",
-        8,
-        10,
-        """
+        ..W.."""),
+    part("round shield", 8, 10, """
         .tt.
         utyT
         tyyT
         ttyT
-        .TT.""",
-    ),
-    part(
-        "lantern",
-        8,
-        10,
-        """
+        .TT."""),
+    part("lantern", 8, 10, """
         .....
         sssgg
         ...d.
         ..cdc
         ..ccC
-        ..gG.""",
-    ),
+        ..gG."""),
 )
 
 _WALKER = Kind(
@@ -1031,23 +658,13 @@ _WALKER = Kind(
 
 _COLLARS = (
     NOTHING,
-    part(
-        "collar",
-        8,
-        8,
-        """
+    part("collar", 8, 8, """
         tt
-        tT""",
-    ),
-    part(
-        "saddle",
-        7,
-        3,
-        """
+        tT"""),
+    part("saddle", 7, 3, """
         .uttT.
         .ttyT.
-        .tttT.""",
-    ),
+        .tttT."""),
 )
 
 _COATS = ("orange", "yellow", "brown", "grey", "blue", "pink", "red", "purple", "teal", "green")
@@ -1056,104 +673,66 @@ _DOG = Kind(
     "dog",
     "side-facing",
     (
-        Slot(
-            "body",
-            (
-                part(
-                    "standing",
-                    3,
-                    1,
-                    """
-                .......nmm...
-                ......nmmmm..
-                .....Mnm#mmm.
-                mm...MMmmmmm#
-                .mm..MMmmmmM.
-                .mnnnnnmmmM..
-                ..mmmmmmmm...
-                ..mmmmmmmM...
-                ..MmMMMmMM...
-                ..mM..#mM....
-                ..mM..#mM....""",
-                ),
-                part(
-                    "running",
-                    3,
-                    1,
-                    """
-                .......nmm...
-                ......nmmmm..
-                .....Mnm#mmm.
-                mm...MMmmmmm#
-                .mm..MMmmmmM.
-                .mnnnnnmmmM..
-                ..mmmmmmmm...
-                ..mmmmmmmM...
-                .mmMMMMMmmm..
-                mmM...#..mmM.
-                .............
-                """,
-                ),
-                part(
-                    "sitting",
-                    3,
-                    1,
-                    """
-                .......nmm...
-                ......nmmmm..
-                .....Mnm#mmm.
-                .....MMmmmmm#
-                .....MMmmmmM.
+        Slot("body", (
+            part("standing", 2, 1, """
+                ......nmmm...
+                .....MnmmmM..
+                ....MMmm#moo.
+                mm..MMmmmoo##
+                .mm.MMmmmmooO
+                .mm..MmmmmM..
+                .mnnnnmmmmM..
+                ..nmmmmmmmM..
+                ..mmmmmmmmM..
+                ..mMMMMMMmM..
+                ..mM.M.mMmM..
+                ..mMmM.mMmM.."""),
+            part("running", 2, 1, """
+                ......nmmm...
+                .....MnmmmM..
+                ....MMmm#moo.
+                mm..MMmmmoo##
+                .mm.MMmmmmooO
+                .mm..MmmmmM..
+                .mnnnnmmmmM..
+                ..nmmmmmmmM..
+                ..mmmmmmmmmm.
+                .mmMMMMMMmmmm
+                mmM.......mMM
+                mM.........mM"""),
+            part("sitting", 2, 1, """
+                ......nmmm...
+                .....MnmmmM..
+                ....MMmm#moo.
+                ....MMmmmoo##
+                ....MMmmmmooO
+                .....MmmmmM..
                 ....nnmmmmM..
-                ...nmmmmmm...
-                m.nmmmmmmm...
-                mmmmmmmmmm...
-                .mMmmM#mmM...
-                ..MmmM#mmM...""",
-                ),
-            ),
-        ),
-        Slot(
-            "extra",
-            (
-                NOTHING,
-                part(
-                    "patch",
-                    8,
-                    3,
-                    """
+                ...nmmmmmmM..
+                m..nmmmmmmM..
+                mmnmmmmMmmM..
+                .mmmmmMMmmM..
+                ..MmmmM#mmM.."""),
+        )),
+        Slot("extra", (
+            NOTHING,
+            part("patch", 8, 3, """
                 oo.
                 ooo
-                .oO""",
-                ),
-            ),
-        ),
-        Slot(
-            "hat",
-            (
-                NOTHING,
-                part(
-                    "bandana",
-                    7,
-                    6,
-                    """
+                .oO"""),
+        )),
+        Slot("hat", (
+            NOTHING,
+            part("bandana", 7, 6, """
                 tttT
-                .tT.""",
-                ),
-                part(
-                    "party hat",
-                    0,
-                    8,
-                    """
-                _....
-                _.tu
-                _tuT.""",
-                ),
-            ),
-        ),
+                .tT."""),
+            part("party hat", 1, 7, """
+                _tu_
+                utTT"""),
+        )),
     ),
     colours={"main": _COATS},
-    shifts=((0, 0), (1, 0), (0, 1), (1, 1)),
+    shifts=((0, 0), (1, 0)),
     mirrored=True,
 )
 
@@ -1161,94 +740,55 @@ _CAT = Kind(
     "cat",
     "side-facing",
     (
-        Slot(
-            "body",
-            (
-                part(
-                    "walking",
-                    3,
-                    1,
-                    """
+        Slot("body", (
+            part("walking", 3, 1, """
                 ......m..m...
                 m.....mm.mm..
                 m.....nmmmmm.
                 mm....m#mm#m.
-                .m....mmprmm.
+                .m....mmpmmm.
                 .mm.nnmmmmM..
                 ..mnmmmmmmm..
                 ..mmmmmmmm...
                 ..MmmMMmmM...
                 ..mM#mMm#mM..
-                ..mM...mM....""",
-                ),
-                part(
-                    "sitting",
-                    3,
-                    1,
-                    """
+                ..mM...mM...."""),
+            part("sitting", 3, 1, """
                 ......m..m...
                 ......mm.mm..
                 ......nmmmmm.
                 ......m#mm#m.
-                ......mmprmm.
+                ......mmpmmm.
                 .....nmmmmM..
                 mm..nmmmmmm..
                 .m.nmmmmmmm..
                 .mMmmmmmmmm..
                 ..MmmmM#m#m..
-                ..MMmmM#m#m..""",
-                ),
-            ),
-        ),
-        Slot(
-            "extra",
-            (
-                NOTHING,
-                part(
-                    "stripes",
-                    8,
-                    5,
-                    """
+                ..MMmmM#m#m.."""),
+        )),
+        Slot("extra", (
+            NOTHING,
+            part("stripes", 8, 5, """
                 M.M
                 M.M
-                M.M""",
-                ),
-                part(
-                    "socks",
-                    12,
-                    3,
-                    """
+                M.M"""),
+            part("socks", 12, 3, """
                 oo...oo
-                oO...oO""",
-                ),
-            ),
-        ),
-        Slot(
-            "hat",
-            (
-                NOTHING,
-                part(
-                    "collar",
-                    8,
-                    7,
-                    """
+                oO...oO"""),
+        )),
+        Slot("hat", (
+            NOTHING,
+            part("collar", 8, 7, """
                 tttt
-                .yy.""",
-                ),
-                part(
-                    "crown",
-                    1,
-                    7,
-                    """
+                .yy."""),
+            part("crown", 1, 7, """
                 ....
                 y.yy
-                yyyY""",
-                ),
-            ),
-        ),
+                yyyY"""),
+        )),
     ),
     colours={"main": _COATS},
-    shifts=((0, 0), (1, 0), (0, 1), (1, 1)),
+    shifts=((0, 0), (1, 0)),
     mirrored=True,
 )
 
@@ -1256,14 +796,8 @@ _BIRD = Kind(
     "bird",
     "side-facing",
     (
-        Slot(
-            "body",
-            (
-                part(
-                    "hen",
-                    3,
-                    1,
-                    """
+        Slot("body", (
+            part("hen", 3, 1, """
                 ........nmm...
                 .......nmmmm..
                 .......mm#mmyy
@@ -1275,13 +809,8 @@ _BIRD = Kind(
                 ..MMmmmmMM....
                 ....MMMM......
                 .....y#y......
-                ....yy#yy.....""",
-                ),
-                part(
-                    "duck",
-                    3,
-                    1,
-                    """
+                ....yy#yy....."""),
+            part("duck", 3, 1, """
                 ........nmm...
                 .......nmmmm..
                 .......mm#mmyy
@@ -1293,90 +822,45 @@ _BIRD = Kind(
                 .MMmmmmmmMM...
                 ..MMMMMMMM....
                 .....y#y......
-                .....yyyy.....""",
-                ),
-            ),
-        ),
-        Slot(
-            "extra",
-            (
-                part(
-                    "wing",
-                    8,
-                    4,
-                    """
+                .....yyyy....."""),
+        )),
+        Slot("extra", (
+            part("wing", 8, 4, """
                 uttT
                 tttT
-                .TT.""",
-                ),
-                part(
-                    "wing up",
-                    6,
-                    2,
-                    """
+                .TT."""),
+            part("wing up", 6, 2, """
                 ut....
                 uttt..
                 .tttT.
-                ..TT..""",
-                ),
-                part(
-                    "feathers",
-                    8,
-                    4,
-                    """
+                ..TT.."""),
+            part("feathers", 8, 4, """
                 ututT
-                .TtT.""",
-                ),
-            ),
-        ),
-        Slot(
-            "hat",
-            (
-                NOTHING,
-                part(
-                    "comb",
-                    1,
-                    8,
-                    """
+                .TtT."""),
+        )),
+        Slot("hat", (
+            NOTHING,
+            part("comb", 1, 8, """
                 .r.r.
-                .rrrR""",
-                ),
-                part(
-                    "crest",
-                    1,
-                    6,
-                    """
+                .rrrR"""),
+            part("crest", 1, 6, """
                 .cc..
                 ..ccC
-                ...C.""",
-                ),
-                part(
-                    "top hat",
-                    1,
-                    8,
-                    """
+                ...C."""),
+            part("top hat", 1, 8, """
                 .gGG.
-                gGGGG""",
-                ),
-            ),
-        ),
+                gGGGG"""),
+        )),
     ),
     mirrored=True,
-    shifts=((0, 0), (1, 0)),
 )
 
 _HORSE = Kind(
     "horse",
     "side-facing",
     (
-        Slot(
-            "body",
-            (
-                part(
-                    "standing",
-                    2,
-                    1,
-                    """
+        Slot("body", (
+            part("standing", 2, 1, """
                 .........m....
                 ........hnm...
                 .......hhmmmm.
@@ -1389,13 +873,8 @@ _HORSE = Kind(
                 hmmmMMMmmM....
                 .mM#mM#mMm....
                 .mM#M..mM.m...
-                .HH....HHHH...""",
-                ),
-                part(
-                    "trotting",
-                    2,
-                    1,
-                    """
+                .HH....HHHH..."""),
+            part("trotting", 2, 1, """
                 .........m....
                 ........hnm...
                 .......hhmmmm.
@@ -1408,58 +887,30 @@ _HORSE = Kind(
                 hmmmMMMmmMmm..
                 mmM.mM.mM..mm.
                 mM...M..mM....
-                HH......HH....""",
-                ),
-            ),
-        ),
-        Slot(
-            "extra",
-            (
-                NOTHING,
-                part(
-                    "saddle",
-                    7,
-                    4,
-                    """
+                HH......HH...."""),
+        )),
+        Slot("extra", (
+            NOTHING,
+            part("saddle", 7, 4, """
                 uttT
                 ttyT
-                .TT.""",
-                ),
-                part(
-                    "wing",
-                    5,
-                    3,
-                    """
+                .TT."""),
+            part("wing", 5, 3, """
                 oo...
                 ooo..
                 qooo.
-                .ooOO""",
-                ),
-            ),
-        ),
-        Slot(
-            "hat",
-            (
-                NOTHING,
-                part(
-                    "unicorn horn",
-                    1,
-                    10,
-                    """
+                .ooOO"""),
+        )),
+        Slot("hat", (
+            NOTHING,
+            part("unicorn horn", 1, 10, """
                 ...y
-                ..y.""",
-                ),
-                part(
-                    "bridle",
-                    4,
-                    8,
-                    """
+                ..y."""),
+            part("bridle", 4, 8, """
                 ...r
                 ...r
-                rrrr""",
-                ),
-            ),
-        ),
+                rrrr"""),
+        )),
     ),
     colours={"main": (*_COATS, "sky", "lime")},
     mirrored=True,

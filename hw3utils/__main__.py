@@ -1,0 +1,261 @@
+"""The command line: hw3 run | train | sample | data."""
+
+import argparse
+import dataclasses
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+from hw3utils import __version__
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage in front of it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def _count(text: str) -> int:
+    """A whole number of at least 1, for argparse."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return value
+
+
+def _data_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--source",
+        default="embedded",
+        help="embedded (sprites drawn by our generator), real (the course's files), or a folder of PNG pictures",
+    )
+    parser.add_argument("--root", type=Path, help="folder of the real files (default: the cache, else a download)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="hw3", description="Diffusion and score-based models, six notebooks and their helper package."
+    )
+    parser.add_argument("--version", action="version", version=f"hw3utils {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+
+    run = commands.add_parser("run", help="execute the notebooks in number order")
+    run.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="number, name or path (default: all)")
+    run.add_argument("--profile", choices=["quick", "full"], help="sizes (default: $HW3_PROFILE, else quick)")
+    run.add_argument("--out", type=Path, default=Path("out"), help="folder of executed copies, HTML and figures")
+    run.add_argument("--update", action="store_true", help="replace the committed notebooks and figures too")
+    run.set_defaults(call=_run)
+
+    train = commands.add_parser("train", help="train the noise predictor on sprites")
+    train.add_argument("--recipe", default="sprites", choices=["sprites"], help="where all other defaults come from")
+    train.add_argument("--steps", type=_count, help="optimizer steps (recipe: 50000)")
+    train.add_argument("--batch-size", type=_count, help="pictures a step (recipe: 64)")
+    train.add_argument("--lr", type=float, help="learning rate (recipe: 0.0002)")
+    train.add_argument("--seed", type=int, help="decides first weights, data order and every draw (recipe: 0)")
+    train.add_argument("--precision", choices=["fp32", "bf16"], help="arithmetic of the network (recipe: fp32)")
+    train.add_argument("--checkpoint-every", type=_count, help="steps between checkpoints (recipe: 1000)")
+    train.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    train.add_argument("--out", type=Path, default=Path("out/train"), help="folder of checkpoints and weights")
+    train.add_argument("--resume", action="store_true", help="go on from the checkpoint in the folder")
+    train.add_argument("--capture", action="store_true", help="CUDA only: replay each step as one graph")
+    _data_arguments(train)
+    train.set_defaults(call=_train)
+
+    sample = commands.add_parser("sample", help="make pictures with trained weights")
+    sample.add_argument("--weights", default="sprites", help="name of shipped weights, safetensors file, or its folder")
+    sample.add_argument("--sampler", choices=["ddpm", "ddim", "dpm"], default="ddpm")
+    sample.add_argument("--steps", type=_count, help="network evaluations (default: T for ddpm, 50 for the others)")
+    sample.add_argument("--eta", type=float, help="ddim only: 0 is deterministic (default), 1 is ancestral")
+    sample.add_argument("--n", type=_count, default=50, help="how many pictures")
+    sample.add_argument("--label", help="class, by name or number (default: none)")
+    sample.add_argument("--guidance", type=float, help="strength of the class, needs --label (default 1)")
+    sample.add_argument("--seed", type=int, default=0)
+    sample.add_argument("--batch-size", type=_count, default=256, help="bounds the memory, not the pictures")
+    sample.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    sample.add_argument("--out", type=Path, default=Path("out/samples.png"), help="the grid, a PNG file")
+    sample.set_defaults(call=_sample)
+
+    data = commands.add_parser("data", help="show and fetch the sprites")
+    _data_arguments(data)
+    data.add_argument("--preview", action="store_true", help="write a labelled picture of each class")
+    data.add_argument("--out", type=Path, default=Path("out/sprites.png"), help="where --preview writes, a PNG file")
+    data.set_defaults(call=_data)
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from hw3utils.profiles import current_profile
+    from hw3utils.runner import run_notebooks
+
+    outcomes = run_notebooks(
+        arguments.notebooks,
+        profile=arguments.profile or current_profile().name,
+        out=arguments.out,
+        update=arguments.update,
+    )
+    return 1 if any(outcome.error for outcome in outcomes) else 0
+
+
+@contextmanager
+def _interruptible() -> Iterator[list[int]]:
+    """Collect Ctrl-C in a list, so that a loop stops between two steps with its state whole."""
+    caught: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: caught.append(number))
+    try:
+        yield caught
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    import torch
+
+    from hw3utils.progress import progress
+    from hw3utils.recipes import RECIPES, is_main_process, train_sprites
+    from hw3utils.sprites import load_sprites
+    from hw3utils.training import resolve_device
+
+    names = [field.name for field in dataclasses.fields(RECIPES[arguments.recipe])]
+    given = {name: value for name in names if (value := getattr(arguments, name, None)) is not None}
+    config = dataclasses.replace(RECIPES[arguments.recipe], **given)
+    device = resolve_device(arguments.device)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if device.type == "cuda":
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(device)
+        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    say = print if is_main_process() else lambda *_, **__: None
+    data = load_sprites(arguments.source, root=arguments.root)
+    say(f"data: {data.source}, {len(data.train_images)} pictures to train on")
+    say(f"{config.steps} steps of {config.batch_size} on {device}, {config.precision}; writing to {arguments.out}")
+    steps = train_sprites(
+        data,
+        config,
+        out=arguments.out,
+        device=device,
+        resume=arguments.resume,
+        capture=arguments.capture,
+    )
+    shown = 0.0
+    with _interruptible() as stop:
+        bar = progress(steps, total=config.steps, desc="training", disable=None if is_main_process() else True)
+        for step in bar:
+            if step.step == 1 or bar.n == 0:
+                bar.n = bar.initial = step.step - 1
+            shown = step.loss if shown == 0 else 0.98 * shown + 0.02 * step.loss
+            bar.set_postfix(loss=f"{shown:.4f}", refresh=False)
+            if step.heldout is not None and not bar.disable and step.step % (10 * config.heldout_every) == 0:
+                bar.write(f"step {step.step}: held-out loss {step.heldout:.4f}")
+            if stop:
+                steps.close()
+                say(f"stopped after step {step.step}; go on with the same command and --resume", file=sys.stderr)
+                return 130
+    say(f"weights and their card are in {arguments.out / 'weights.safetensors'}")
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    return 0
+
+
+def _sample(arguments: argparse.Namespace) -> int:
+    import torch
+
+    from hw3utils import samplers
+    from hw3utils.checkpoints import load_pretrained, load_weights, pretrained_names
+    from hw3utils.networks import guided
+    from hw3utils.plots import save_grid
+    from hw3utils.progress import progress
+    from hw3utils.sprites import tensor_to_images
+    from hw3utils.training import resolve_device
+
+    if arguments.guidance is not None and arguments.label is None:
+        raise ValueError("--guidance strengthens a class; give the class with --label as well.")
+    if arguments.eta is not None and arguments.sampler != "ddim":
+        raise ValueError(f"--eta is an option of the ddim sampler, not of {arguments.sampler}; leave it out.")
+    if arguments.out.suffix.lower() != ".png":
+        raise ValueError(f"--out is {arguments.out}, expected the name of a PNG file.")
+    device = resolve_device(arguments.device)
+    load = load_pretrained if arguments.weights in pretrained_names() else load_weights
+    network, schedule, card = load(arguments.weights, device=device)
+    label = _label(arguments.label, card, network.n_classes)
+    eps_model = network if label is None else guided(network, guidance=arguments.guidance or 1.0)
+    sampler, default_steps, options = {
+        "ddpm": (samplers.sample_ddpm, schedule.T, {}),
+        "ddim": (samplers.sample_ddim, 50, {"eta": arguments.eta or 0.0}),
+        "dpm": (samplers.sample_dpm_solver, 50, {}),
+    }[arguments.sampler]
+    steps = arguments.steps or default_steps
+    n, evaluations = arguments.n, 0
+    batches = -(-n // arguments.batch_size)
+    bar = iter(progress(range(steps * batches), desc="sampling"))
+
+    def counted(x: torch.Tensor, t: torch.Tensor, **labels: torch.Tensor) -> torch.Tensor:
+        nonlocal evaluations
+        evaluations += 1
+        next(bar, None)
+        return eps_model(x, t, **labels)
+
+    pictures = samplers.sample_in_batches(
+        sampler,
+        counted,
+        schedule,
+        (network.config["channels"], 16, 16),
+        n=n,
+        batch_size=arguments.batch_size,
+        seed=arguments.seed,
+        device=device,
+        steps=steps,
+        model_kwargs=None if label is None else {"label": torch.full((n,), label)},
+        **options,
+    )
+    next(bar, None)
+    save_grid(tensor_to_images(pictures), arguments.out)
+    print(f"{n} pictures, {arguments.sampler}, {evaluations // batches} evaluations each: {arguments.out}")
+    return 0
+
+
+def _label(text: str | None, card: dict, n_classes: int) -> int | None:
+    """The class of a name or number."""
+    if text is None:
+        return None
+    names = card.get("data", {}).get("class_names", [])
+    if text in names:
+        return names.index(text)
+    if text.isdigit() and int(text) < n_classes:
+        return int(text)
+    raise ValueError(f"--label is {text!r}, expected 0..{n_classes - 1} or one of {', '.join(names)}.")
+
+
+def _data(arguments: argparse.Namespace) -> int:
+    from hw3utils.sprites import describe, load_sprites, preview
+
+    data = load_sprites(arguments.source, root=arguments.root)
+    print(describe(data))
+    if arguments.preview:
+        preview(data, arguments.out)
+        print(f"a labelled picture of each class is in {arguments.out}")
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; bad input is one sentence on stderr and exit code 2, Ctrl-C is 130."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        return parsed.call(parsed)
+    except KeyboardInterrupt:
+        print(f"hw3 {parsed.command}: interrupted; what was written before is whole", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"hw3 {parsed.command}: {error}", file=sys.stderr)
+        return 1 if isinstance(error, FloatingPointError) else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,457 @@
+"""Gaussian mixtures: the data whose density, score and noise predictor are known exactly at every noise level.
+
+A mixture that is scaled and blurred is again a mixture: signal * x + noise * eps has the means signal * mu_k and the
+covariances signal^2 C_k + noise^2 I. The eigenvectors of C_k do not change, so they are computed once.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hw3utils.diffusion import check_times, look_up
+from hw3utils.schedules import NoiseSchedule, check_count, check_number
+
+
+class GaussianMixture:
+    """The density sum_k weights[k] N(x; means[k], covariances[k]) in D dimensions.
+
+    Everything is kept in float64 on the CPU and cast to the dtype and device of the x it is asked about. Points are
+    tensors of shape (..., D).
+
+    Args:
+        weights: K positive numbers that sum to 1 (to 1e-5).
+        means: shape (K, D); shape (K,) is taken as D = 1.
+        covariances: symmetric positive definite, shape (K, D, D); or the diagonals, shape (K, D); or isotropic
+            variances, shape (K,), or one number for all.
+
+    Attributes:
+        weights: float64, shape (K,), summing to 1.
+        means: float64, shape (K, D).
+        dtype: of what `sample` returns: that of `means`, torch's default dtype when it was no tensor.
+
+    Raises:
+        ValueError: shapes that do not fit, NaN or infinity, weights or covariances that are none.
+
+    >>> mixture = GaussianMixture([0.2, 0.8], [[-5.0, -5.0], [5.0, 5.0]], 1.0)
+    >>> mixture.mean.tolist()
+    [3.0, 3.0]
+    """
+
+    def __init__(
+        self,
+        weights: Tensor | Sequence[float],
+        means: Tensor | Sequence[Sequence[float]],
+        covariances: Tensor | Sequence[Any] | float,
+    ) -> None:
+        weights64, means64 = _numbers(weights, "weights"), _numbers(means, "means")
+        if weights64.ndim != 1 or len(weights64) == 0:
+            raise ValueError(f"weights has shape {tuple(weights64.shape)}, expected (K,) with K of at least 1.")
+        if not bool((weights64 > 0).all()) or abs(float(weights64.sum()) - 1) > 1e-5:
+            raise ValueError(f"weights is {_short(weights64)}, expected positive numbers that sum to 1.")
+        K = len(weights64)
+        means64 = means64[:, None] if means64.ndim == 1 else means64
+        if means64.ndim != 2 or len(means64) != K or means64.shape[1] == 0:
+            raise ValueError(f"means has shape {tuple(means64.shape)}, expected ({K}, D), one row per weight.")
+        dtype = means.dtype if isinstance(means, Tensor) and means.is_floating_point() else torch.get_default_dtype()
+        variances, basis = _decompose(_numbers(covariances, "covariances"), K, means64.shape[1])
+        self._set(weights64 / weights64.sum(), means64, variances, basis, dtype)
+
+    def _set(
+        self, weights: Tensor, means: Tensor, variances: Tensor, basis: Tensor | None, dtype: torch.dtype
+    ) -> "GaussianMixture":
+        """Keep the parts: variances (K, D) along the columns of basis (K, D, D), None for the coordinate axes."""
+        self.weights, self.means, self.dtype = weights, means, dtype
+        self._variances, self._basis = variances, basis
+        return self
+
+    def _with(self, **changes: Any) -> "GaussianMixture":
+        """Make a mixture from the parts of this one, without decomposing covariances again."""
+        parts = {
+            "weights": self.weights,
+            "means": self.means,
+            "variances": self._variances,
+            "basis": self._basis,
+            "dtype": self.dtype,
+        }
+        return object.__new__(GaussianMixture)._set(**(parts | changes))
+
+    def __repr__(self) -> str:
+        return f"GaussianMixture(K={self.K}, D={self.D})"
+
+    @property
+    def K(self) -> int:
+        """Number of components."""
+        return self.means.shape[0]
+
+    @property
+    def D(self) -> int:
+        """Number of dimensions."""
+        return self.means.shape[1]
+
+    @property
+    def covariances(self) -> Tensor:
+        """Covariances of the components, float64, shape (K, D, D)."""
+        if self._basis is None:
+            return torch.diag_embed(self._variances)
+        return (self._basis * self._variances[:, None, :]) @ self._basis.mT
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of the mixture, float64, shape (D,)."""
+        return self.weights @ self.means
+
+    @property
+    def covariance(self) -> Tensor:
+        """Covariance of the mixture, float64, shape (D, D): within the components plus between them."""
+        centred = self.means - self.mean
+        return torch.einsum("k,kij->ij", self.weights, self.covariances) + (self.weights * centred.T) @ centred
+
+    def sample(self, n: int, generator: torch.Generator | None = None, *, dtype: torch.dtype | None = None) -> Tensor:
+        """Draw n points.
+
+        Args:
+            n: number of points, at least 0.
+            generator: source of the draws, None for torch's default generator.
+            dtype: of the result, None for `self.dtype`.
+
+        Returns:
+            Points, shape (n, D), on the device of the generator.
+
+        Raises:
+            ValueError: n is not an integer of at least 0.
+        """
+        n = check_count(n, "n", low=0)
+        device = torch.device("cpu") if generator is None else generator.device
+        # Drawn in float64, then rounded: the points are the same whatever the dtype asked for.
+        work = torch.float32 if device.type == "mps" else torch.float64
+        u = torch.rand(n, generator=generator, dtype=work, device=device)
+        z = torch.randn(n, self.D, generator=generator, dtype=work, device=device)
+        edges = self.weights.cumsum(0)[:-1].to(work).to(device)
+        k = torch.searchsorted(edges, u, right=True)
+        offset = self._variances.sqrt().to(work).to(device)[k] * z
+        if self._basis is not None:
+            offset = torch.einsum("nij,nj->ni", self._basis.to(work).to(device)[k], offset)
+        return (self.means.to(work).to(device)[k] + offset).to(self.dtype if dtype is None else dtype)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Give the logarithm of the density.
+
+        Args:
+            x: points, shape (..., D), floating point.
+
+        Returns:
+            Natural logarithm of the density, shape (...).
+
+        Raises:
+            ValueError: x is not a floating-point tensor of that shape.
+        """
+        return torch.logsumexp(self._joint(x)[0], dim=-1)
+
+    def responsibilities(self, x: Tensor) -> Tensor:
+        """Give the probability of each component at x of shape (..., D), shape (..., K); errors as in `log_prob`."""
+        return torch.softmax(self._joint(x)[0], dim=-1)
+
+    def score(self, x: Tensor) -> Tensor:
+        """Give the gradient of the log density, in closed form; differentiable in x.
+
+        Args:
+            x: points, shape (..., D), floating point.
+
+        Returns:
+            The score, shape of x.
+
+        Raises:
+            ValueError: x is not a floating-point tensor of that shape.
+        """
+        return self._score(x, 1.0, 0.0)
+
+    def perturbed(self, signal: float, noise: float) -> "GaussianMixture":
+        """Give the mixture of signal * x + noise * eps: means signal mu_k, covariances signal^2 C_k + noise^2 I.
+
+        Args:
+            signal: factor on the data; sqrt(alpha_bar_t) for DDPM, 1 for NCSN.
+            noise: standard deviation of what is added, at least 0; sqrt(1 - alpha_bar_t) for DDPM, sigma for NCSN.
+
+        Returns:
+            The perturbed mixture.
+
+        Raises:
+            ValueError: not finite, noise below 0, or both 0.
+        """
+        signal, noise = check_number(signal, "signal"), check_number(noise, "noise")
+        if noise < 0:
+            raise ValueError(f"noise is {noise}, expected a number of at least 0.")
+        if signal == 0 and noise == 0:
+            raise ValueError("signal and noise are both 0, expected at least one that is not.")
+        return self._with(means=signal * self.means, variances=signal**2 * self._variances + noise**2)
+
+    def posterior_mean(self, x: Tensor, signal: float | Tensor, noise: float | Tensor) -> Tensor:
+        """Give E[x_0 | signal x_0 + noise eps = x], the best guess of the data.
+
+        Args:
+            x: noisy points, shape (..., D), floating point.
+            signal, noise: numbers, or tensors of the shape (...) of the points, as in `perturbed`.
+
+        Returns:
+            The mean of the clean point, shape of x.
+
+        Raises:
+            ValueError: shapes that do not fit.
+        """
+        signal, noise = (_level(value, x, name) for value, name in ((signal, "signal"), (noise, "noise")))
+        joint, y, perturbed = self._joint(x, signal, noise)
+        _, means, variances, basis = self._cast(x)
+        shift = _per_component(signal) * variances / perturbed * y
+        guess = means + (shift if basis is None else torch.einsum("kij,...kj->...ki", basis, shift))
+        return (torch.softmax(joint, dim=-1)[..., None] * guess).sum(-2)
+
+    def eps_model(self, schedule: NoiseSchedule) -> Callable[[Tensor, int | Tensor], Tensor]:
+        """Make the exact noise predictor: eps(x_t, t) = -noise_t * score of the mixture perturbed to time t.
+
+        Args:
+            schedule: noise schedule.
+
+        Returns:
+            A callable (x_t, t) -> eps. x_t has shape (B, ...) with D entries per sample, and t, in 1..T, is a number or
+            an integer tensor (B,), whose steps may all differ. eps has the shape of x_t.
+
+        Raises:
+            ValueError: (from the callable) shapes that do not fit, or t out of range.
+
+        Source: Song et al. 2021, arXiv 2011.13456, section 3; Ho, Jain and Abbeel 2020, arXiv 2006.11239, section 3.2.
+        """
+        if not isinstance(schedule, NoiseSchedule):
+            raise ValueError(f"schedule is {type(schedule).__name__}, expected a NoiseSchedule.")
+
+        def eps_model(x_t: Tensor, t: int | Tensor) -> Tensor:
+            flat = _flat(x_t, self.D)
+            steps = check_times(t, flat, schedule)
+            signal, noise = look_up(schedule.signal, steps, flat), look_up(schedule.noise, steps, flat)
+            return (-noise * self._score(flat, signal, noise)).reshape(x_t.shape)
+
+        return eps_model
+
+    def score_model(self) -> Callable[[Tensor, float | Tensor], Tensor]:
+        """Make the exact noise-conditional score: score(x, sigma) is the score of the data plus N(0, sigma^2 I).
+
+        Returns:
+            A callable (x, sigma) -> score. x has shape (..., D); sigma, at least 0, is a number or a tensor with one
+            entry per point.
+
+        Raises:
+            ValueError: (from the callable) shapes that do not fit.
+
+        Source: Song and Ermon 2019, arXiv 1907.05600, section 3.1 (variance exploding).
+        """
+
+        def score(x: Tensor, sigma: float | Tensor) -> Tensor:
+            return self._score(x, 1.0, _level(sigma, x, "sigma"))
+
+        return score
+
+    def _cast(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Weights, means, variances and basis in the dtype and on the device of x."""
+        parts = (self.weights, self.means, self._variances, self._basis)
+        return tuple(part if part is None else part.to(x.dtype).to(x.device) for part in parts)
+
+    def _joint(
+        self, x: Tensor, signal: float | Tensor = 1.0, noise: float | Tensor = 0.0
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Give log(w_k N_k(x)) (..., K) of the perturbed mixture, and along its axes x - signal mu_k and the variances.
+
+        signal and noise are numbers or tensors (..., 1).
+        """
+        _check_points(x, self.D)
+        weights, means, variances, basis = self._cast(x)
+        signal, noise = _per_component(signal), _per_component(noise)
+        y = x[..., None, :] - signal * means
+        if basis is not None:
+            y = torch.einsum("kij,...ki->...kj", basis, y)
+        perturbed = signal**2 * variances + noise**2
+        log_density = -0.5 * (y.square() / perturbed + perturbed.log()).sum(-1) - 0.5 * self.D * math.log(2 * math.pi)
+        return weights.log() + log_density, y, perturbed
+
+    def _score(self, x: Tensor, signal: float | Tensor, noise: float | Tensor) -> Tensor:
+        joint, y, perturbed = self._joint(x, signal, noise)
+        basis = self._cast(x)[3]
+        pull = y / perturbed
+        pull = pull if basis is None else torch.einsum("kij,...kj->...ki", basis, pull)
+        return -(torch.softmax(joint, dim=-1)[..., None] * pull).sum(-2)
+
+
+def reverse_conditional(mixture: GaussianMixture, x_t: Tensor, t: int, schedule: NoiseSchedule) -> GaussianMixture:
+    """Give the true reverse step q(x_{t-1} | x_t) when the data are a mixture: again a mixture, Gaussian only if K = 1.
+
+    q(x_{t-1} | x_t) is proportional to q(x_{t-1}) N(x_t; sqrt(alpha_t) x_{t-1}, beta_t I). Component k of q(x_{t-1}),
+    with mean m and covariance C, gives a component with the covariance (C^-1 + alpha_t / beta_t I)^-1, and its weight
+    grows with its density at x_t.
+
+    Args:
+        mixture: the density of x_0.
+        x_t: one point, D entries.
+        t: the step, in 1..T.
+        schedule: noise schedule.
+
+    Returns:
+        The density of x_{t-1} given x_t.
+
+    Raises:
+        ValueError: x_t is not one finite point, or t is out of range.
+
+    Source: Bayes' rule; Sohl-Dickstein et al. 2015, section 2.2 (Gaussian in the limit of small beta_t).
+    """
+    x = _numbers(x_t, "x_t").reshape(-1)
+    if len(x) != mixture.D:
+        raise ValueError(f"x_t has {len(x)} entries, expected one point of {mixture.D}.")
+    if not isinstance(schedule, NoiseSchedule):
+        raise ValueError(f"schedule is {type(schedule).__name__}, expected a NoiseSchedule.")
+    t = check_count(t, "t", high=schedule.T)
+    alpha, beta = schedule.alpha[t].item(), schedule.beta[t].item()
+    before = mixture.perturbed(schedule.signal[t - 1], schedule.noise[t - 1])
+    joint, y, marginal = before._joint(x, math.sqrt(alpha), math.sqrt(beta))
+    shift = before._variances * math.sqrt(alpha) / marginal * y
+    if before._basis is not None:
+        shift = torch.einsum("kij,kj->ki", before._basis, shift)
+    variances = before._variances * beta / marginal
+    return before._with(weights=torch.softmax(joint, 0), means=before.means + shift, variances=variances)
+
+
+def student_mixture(student_number: int | str) -> GaussianMixture:
+    """Make the two-dimensional mixture of two isotropic Gaussians that belongs to a student's number.
+
+    The light component has a weight uniform in [0.15, 0.25]; the means are (-5, 5) and (5, -5), or (5, 5) and (-5, -5);
+    the variances are uniform in [1, 2]; which component is the light one is drawn too. All draws come from the SHA-256
+    of the number, so they are the same on every machine and for every version of anything.
+
+    Args:
+        student_number: an integer of at least 0, or a string of 1 to 20 digits; leading zeros do not count.
+
+    Returns:
+        The mixture; its samples are float32.
+
+    Raises:
+        ValueError: not such a number.
+
+    >>> student_mixture(810100000).K
+    2
+    """
+    number = _student(student_number)
+    weight, diagonal, light, *variances = (_uniform(number, f"mixture {i}") for i in range(5))
+    light_weight = 0.15 + 0.1 * weight
+    weights = [light_weight, 1 - light_weight] if light < 0.5 else [1 - light_weight, light_weight]
+    first = [-5.0, 5.0] if diagonal < 0.5 else [5.0, 5.0]
+    means = torch.tensor([first, [-value for value in first]], dtype=torch.float32)
+    return GaussianMixture(weights, means, [1 + variance for variance in variances])
+
+
+def student_data(student_number: int | str) -> tuple[Tensor, Tensor]:
+    """Draw the 5,000 points of a student's mixture: 80 % for training, the rest for testing.
+
+    Args:
+        student_number: as in `student_mixture`.
+
+    Returns:
+        Training points (4000, 2) and test points (1000, 2), float32.
+
+    Raises:
+        ValueError: not such a number.
+    """
+    seed = int(_uniform(_student(student_number), "data") * 2**32)
+    points = student_mixture(student_number).sample(5000, torch.Generator().manual_seed(seed))
+    return points[:4000].clone(), points[4000:].clone()
+
+
+def _student(student_number: Any) -> int:
+    """Check a student's number and return it as an int."""
+    digits = student_number.strip() if isinstance(student_number, str) else student_number
+    if isinstance(digits, str) and digits.isdecimal() and len(digits) <= 20:
+        digits = int(digits)
+    try:
+        return check_count(digits, "student_number", low=0, high=10**20 - 1)
+    except ValueError:
+        raise ValueError(f"student_number is {student_number!r}, expected a number of 1 to 20 digits.") from None
+
+
+def _uniform(number: int, purpose: str) -> float:
+    """Give a number in [0, 1) that depends on the student's number and the purpose only."""
+    digest = hashlib.sha256(f"{number} {purpose}".encode()).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48
+
+
+def _numbers(values: Any, name: str) -> Tensor:
+    """Copy numbers to a finite float64 tensor on the CPU."""
+    try:
+        if isinstance(values, Sequence) and values and all(isinstance(value, Tensor) for value in values):
+            values = torch.stack(list(values))
+        values = values.detach().to("cpu") if isinstance(values, Tensor) else values
+        tensor = torch.as_tensor(values, dtype=torch.float64).clone()
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{name} is {type(values).__name__}, expected a tensor or nested lists of numbers.") from None
+    if not bool(torch.isfinite(tensor).all()):
+        raise ValueError(f"{name} holds NaN or infinity, expected finite numbers.")
+    return tensor
+
+
+def _decompose(covariances: Tensor, K: int, D: int) -> tuple[Tensor, Tensor | None]:
+    """Turn covariances of any accepted shape into variances (K, D) along the columns of a basis (K, D, D) or None."""
+    shape, basis = tuple(covariances.shape), None
+    if shape == ():
+        variances = covariances.expand(K, D)
+    elif shape == (K,):
+        variances = covariances[:, None].expand(K, D)
+    elif shape == (K, D):
+        variances = covariances
+    elif shape == (K, D, D):
+        scale = covariances.abs().amax((1, 2), keepdim=True)
+        if not bool(((covariances - covariances.mT).abs() <= 1e-6 * scale).all()):
+            raise ValueError("covariances are not symmetric, expected symmetric positive definite matrices.")
+        variances = covariances.diagonal(dim1=1, dim2=2)
+        if not torch.equal(covariances, torch.diag_embed(variances)):
+            variances, basis = torch.linalg.eigh((covariances + covariances.mT) / 2)
+    else:
+        raise ValueError(f"covariances has shape {shape}, expected ({K}, {D}, {D}), ({K}, {D}), ({K},) or ().")
+    if not bool((variances > 0).all()):
+        raise ValueError(f"covariances have an eigenvalue {float(variances.min()):.6g}, expected all above 0.")
+    return variances.clone(), basis
+
+
+def _check_points(x: Any, D: int) -> None:
+    """Raise ValueError unless x is a floating-point tensor (..., D). Only the shape counts: torch.func works."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        got = f"a tensor of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"x is {got}, expected a floating-point tensor.")
+    if x.ndim == 0 or x.shape[-1] != D:
+        raise ValueError(f"x has shape {tuple(x.shape)}, expected (..., {D}).")
+
+
+def _flat(x: Any, D: int) -> Tensor:
+    """Reshape (B, ...) with D entries per sample to (B, D)."""
+    if not isinstance(x, Tensor) or x.ndim < 2 or math.prod(x.shape[1:]) != D:
+        got = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"x_t has {got}, expected (B, ...) with {D} entries per sample.")
+    return x.reshape(x.shape[0], D)
+
+
+def _level(value: Any, x: Tensor, name: str) -> float | Tensor:
+    """Give a noise level as a number, or as a tensor (..., 1) that broadcasts against x of shape (..., D)."""
+    if not isinstance(value, Tensor):
+        return check_number(value, name)
+    if value.ndim and value.shape != x.shape[:-1]:
+        raise ValueError(f"{name} has shape {tuple(value.shape)}, expected () or {tuple(x.shape[:-1])}.")
+    value = value.to(x.dtype).to(x.device)
+    return value[..., None] if value.ndim else value.reshape([1] * x.ndim)
+
+
+def _per_component(level: float | Tensor) -> float | Tensor:
+    """Make a level that broadcasts against points (..., D) broadcast against (..., K, D)."""
+    return level[..., None] if isinstance(level, Tensor) else level
+
+
+def _short(table: Tensor) -> str:
+    """Write a table in a few characters for an error message."""
+    head = ", ".join(f"{value:.6g}" for value in table.flatten()[:4].tolist())
+    return f"[{head}, ...]" if table.numel() > 4 else f"[{head}]"

@@ -1,0 +1,147 @@
+"""The homework's training run, whole: data, network, schedule, configuration, and the card of what came of it."""
+
+import dataclasses
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import hw3utils
+from hw3utils.checkpoints import save_weights
+from hw3utils.networks import UNet
+from hw3utils.schedules import NoiseSchedule, linear_schedule
+from hw3utils.sprites import SpriteData
+from hw3utils.training import DiffusionObjective, Step, TrainConfig, read_average, read_history, seeded, train
+
+RECIPES = {"sprites": TrainConfig()}
+HELDOUT_PICTURES = 1024
+
+
+def picture_tensors(images: np.ndarray, labels: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Pictures as uint8 (N, 3, H, W) and labels as int64 (N,), from what `load_sprites` returns."""
+    pictures = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    return pictures, torch.from_numpy(labels.argmax(1).astype(np.int64))
+
+
+def heldout_tensors(data: SpriteData, n: int = HELDOUT_PICTURES) -> tuple[Tensor, Tensor]:
+    """The first n held-out pictures: the fixed subset on which held-out losses are measured."""
+    return picture_tensors(data.test_images[:n], data.test_labels[:n])
+
+
+def diffusion_parts(
+    data: SpriteData, seed: int, **network_arguments: Any
+) -> tuple[nn.Module, NoiseSchedule, DiffusionObjective]:
+    """The recipe's network (first weights by seed), schedule and objective for a data set."""
+    n_classes = data.train_labels.shape[1]
+    schedule = linear_schedule()
+    network = seeded(lambda: UNet(n_classes=n_classes, **network_arguments), seed)
+    return network, schedule, DiffusionObjective(schedule, label_dropout=0.1, n_classes=n_classes)
+
+
+def train_sprites(
+    data: SpriteData,
+    config: TrainConfig,
+    *,
+    out: str | Path,
+    device: torch.device,
+    resume: bool = False,
+    capture: bool = False,
+) -> Iterator[Step]:
+    """Train the recipe's network on sprites; at the end `out/weights.safetensors` and its card are written.
+
+    Args:
+        data: what `load_sprites` returned.
+        config: the recipe's, or a changed one.
+        out: folder of checkpoints and weights.
+        device: where to train.
+        resume, capture: as in `train`.
+
+    Returns:
+        An iterator over `Step`.
+
+    Raises:
+        ValueError, FloatingPointError, OSError: as `train` does.
+    """
+    network, schedule, objective = diffusion_parts(data, config.seed)
+    network.to(device)
+    pictures = picture_tensors(data.train_images, data.train_labels)
+    yield from train(
+        network, pictures, objective, config, heldout=heldout_tensors(data), out=out, resume=resume, capture=capture
+    )
+    if is_main_process():
+        save_weights(
+            Path(out) / "weights.safetensors",
+            read_average(out),
+            network=network,
+            schedule=schedule,
+            card=run_card(data, config, out=out, device=device, objective=objective),
+        )
+
+
+def is_main_process() -> bool:
+    """Whether this process writes the files: always, but for ranks above 0 of torch.distributed."""
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+
+
+def run_card(
+    data: SpriteData, config: TrainConfig, *, out: str | Path, device: torch.device, objective: DiffusionObjective
+) -> dict[str, Any]:
+    """Everything that is known of a run, for the JSON beside its weights."""
+    losses, heldout, seconds = read_history(out)
+    # 500 points are enough to draw the curve: each is the mean loss of its stretch of steps.
+    stretches = np.array_split(np.arange(len(losses)), min(500, len(losses)))
+    return {
+        "what": "DDPM noise predictor on 16x16 sprites, weights of the exponential moving average",
+        "config": dataclasses.asdict(config),
+        "objective": {"label_dropout": objective.label_dropout, "loss": "noise prediction, equation 14 of DDPM"},
+        "optimizer": "Adam, betas 0.9 and 0.999, no weight decay",
+        "data": {
+            "source": data.source,
+            "sha256": data.sha256,
+            "train": len(data.train_images),
+            "test": len(data.test_images),
+            "class_names": list(data.class_names),
+        },
+        "heldout": {"pictures": min(HELDOUT_PICTURES, len(data.test_images)), "seed": 0, "batch_size": 256},
+        "curve": {
+            "train": [[int(s[-1]) + 1, float(np.mean([losses[i] for i in s]))] for s in stretches],
+            "heldout": [list(point) for point in heldout],
+        },
+        "seconds": round(seconds, 1),
+        "device": _device_name(device),
+        "threads": torch.get_num_threads(),
+        "versions": {"hw3utils": hw3utils.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        "commit": _commit(),
+        "command": " ".join(["hw3", *sys.argv[1:]]),
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{device.type}: {names[0] if names else platform.processor() or platform.machine()}"
+
+
+def _commit() -> str:
+    """The git commit of the code, "unknown" outside a clone; marked when tracked files of the package were changed."""
+    folder = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", ".")
+        return git("rev-parse", "HEAD") + (" with changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,241 @@
+"""The embedded sprite generator: whole batches of pictures from the grammar, its exact size, and its rules as a test."""
+
+from functools import cache, lru_cache
+
+import numpy as np
+
+from .grammar import (
+    BACKGROUND_CODE,
+    FIRST_COLOUR,
+    MATERIALS,
+    N_CODES,
+    OUTLINE_CODE,
+    OUTLINES,
+    PALETTES,
+    SIDE,
+    WHITE,
+    Kind,
+    structures,
+)
+from .monsters import NON_HEROES
+from .people import HEROES, SIDE_FACING
+from .things import FOOD, SPELLS
+
+CLASS_NAMES = ("hero", "non-hero", "food", "spell", "side-facing")
+KINDS: tuple[Kind, ...] = HEROES + NON_HEROES + FOOD + SPELLS + SIDE_FACING
+
+_SLOT_NAMES = ("cape", "body", "face", "hair", "hat", "weapon", "offhand", "extra")
+# Materials with a choice of colours; what has only one colour is no attribute.
+_COLOURED = tuple(material for material, palette in PALETTES.items() if len(palette) > 1)
+
+
+def _slot_values(name):
+    """Return every value of a slot over all kinds, 'none' first; parts of one name are one value."""
+    found = {p.name: None for kind in KINDS for slot in kind.slots if slot.name == name for p in slot.parts}
+    return ("none", *(value for value in found if value != "none"))
+
+
+#: Name of each attribute of a drawing -> the names of its values. Value 0 of a slot or colour says that there is none.
+ATTRIBUTE_VALUES: dict[str, tuple[str, ...]] = {
+    "class": CLASS_NAMES,
+    "kind": tuple(kind.name for kind in KINDS),
+    **{name: _slot_values(name) for name in _SLOT_NAMES},
+    **{f"{material} colour": ("none", *PALETTES[material]) for material in _COLOURED},
+    "outline": tuple(OUTLINES),
+    "facing": ("as drawn", "mirrored"),
+    "down": ("-1", "0", "1"),
+    "right": ("-1", "0", "1"),
+}
+
+
+def _as_rows(arrays):
+    """Return each array of a batch as one opaque item, to compare whole arrays: (N, ...) uint8 -> (N,) void."""
+    flat = np.ascontiguousarray(arrays).reshape(len(arrays), -1)
+    return flat.view(f"V{flat.shape[1]}")[:, 0]
+
+
+@cache
+def _drawings(kind_index):
+    """Return the structures of a kind: codes (S, 16, 16) uint8, choices (S, ...) and visible materials (S, M) bool."""
+    codes, choices = structures(KINDS[kind_index])
+    # Where parts hide one another, choices that draw the same take the name of the first: a picture has one name.
+    _, first, same = np.unique(_as_rows(codes), return_index=True, return_inverse=True)
+    choices = choices[first[same]]
+    visible = np.zeros((len(codes), N_CODES), bool)
+    np.put_along_axis(visible, codes.reshape(len(codes), -1).astype(np.intp), True, axis=1)
+    return codes, choices, visible[:, FIRST_COLOUR:].reshape(len(codes), len(MATERIALS), 3).any(axis=2)
+
+
+def _packed(colour):
+    red, green, blue = colour
+    return red | green << 8 | blue << 16
+
+
+_TONES = {
+    material: np.array([[_packed(tone) for tone in ramp] for ramp in palette.values()], np.uint32)
+    for material, palette in PALETTES.items()
+}
+_OUTLINE_TONES = np.array([_packed(colour) for colour in OUTLINES.values()], np.uint32)
+
+
+def draw_sprites(n: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Draw n sprites from the grammar, each class equally often, in random order.
+
+    Args:
+        n: how many, at least 1.
+        seed: decides everything; the same n and seed give the same bytes.
+
+    Returns:
+        images uint8 (n, 16, 16, 3) on a white background; labels uint8 (n, 5), one-hot in the order of `CLASS_NAMES`;
+        attributes: for each name of `ATTRIBUTE_VALUES` an int64 array (n,) of indices into its values.
+
+    Raises:
+        ValueError: if n is not a positive whole number.
+    """
+    if int(n) != n or n < 1:
+        raise ValueError(f"Got n = {n} sprites, expected a whole number of at least 1: ask for one sprite or more.")
+    n = int(n)
+    rng = np.random.default_rng(seed)
+    classes = rng.permutation(np.arange(n) % len(CLASS_NAMES))
+    kind_of = np.empty(n, np.int64)
+    for c, name in enumerate(CLASS_NAMES):
+        members = [k for k, kind in enumerate(KINDS) if kind.class_name == name]
+        weights = np.array([KINDS[k].weight for k in members])
+        chosen = classes == c
+        kind_of[chosen] = rng.choice(members, size=chosen.sum(), p=weights / weights.sum())
+
+    images = np.empty((n, SIDE, SIDE, 3), np.uint8)
+    attributes = {name: np.zeros(n, np.int64) for name in ATTRIBUTE_VALUES}
+    attributes["class"][:] = classes
+    attributes["kind"][:] = kind_of
+    for k in range(len(KINDS)):
+        rows = np.flatnonzero(kind_of == k)
+        if len(rows):
+            images[rows] = _draw_kind(k, rows, attributes, rng)
+    labels = np.eye(len(CLASS_NAMES), dtype=np.uint8)[classes]
+    return images, labels, attributes
+
+
+def _draw_kind(k, rows, attributes, rng):
+    """Draw one picture of kind k for each of `rows` and fill in its attributes there: uint8 (R, 16, 16, 3)."""
+    kind = KINDS[k]
+    codes, choices, visible = _drawings(k)
+    picked = rng.integers(len(codes), size=len(rows))
+    for column, slot in enumerate(kind.slots):
+        values = np.array([ATTRIBUTE_VALUES[slot.name].index(p.name) for p in slot.parts])
+        attributes[slot.name][rows] = values[choices[picked, column]]
+    for name, column, offset in (("facing", -3, 0), ("down", -2, 1), ("right", -1, 1)):
+        attributes[name][rows] = choices[picked, column] + offset
+
+    palette = np.empty((len(rows), N_CODES), np.uint32)
+    palette[:, BACKGROUND_CODE] = _packed(WHITE)
+    outline = rng.integers(len(OUTLINES), size=len(rows))
+    attributes["outline"][rows] = outline
+    palette[:, OUTLINE_CODE] = _OUTLINE_TONES[outline]
+    for i, material in enumerate(MATERIALS):
+        names = list(PALETTES[material])
+        allowed = np.array([names.index(option) for option in kind.options(material)])
+        colour = allowed[rng.integers(len(allowed), size=len(rows))]
+        first = FIRST_COLOUR + 3 * i
+        palette[:, first : first + 3] = _TONES[material][colour]
+        if material in _COLOURED:
+            attributes[f"{material} colour"][rows] = np.where(visible[picked, i], colour + 1, 0)
+
+    flat = codes[picked].reshape(len(rows), -1).astype(np.intp)
+    packed = np.take_along_axis(palette, flat, axis=1)
+    channels = packed.astype("<u4").view(np.uint8).reshape(len(rows), SIDE, SIDE, 4)
+    return channels[..., :3]
+
+
+def count_grammar() -> dict[str, int]:
+    """Count the distinct pictures of the grammar exactly: {class name: pictures, ..., "total": pictures}.
+
+    No colour belongs to two materials or tones, so a picture tells its index map and its visible colours. The count is
+    therefore the sum, over the distinct index maps of a class, of the product of the colour choices that can be seen.
+    """
+    counts = {}
+    for name in CLASS_NAMES:
+        seen: set[bytes] = set()
+        total = 0
+        for k, kind in enumerate(KINDS):
+            if kind.class_name != name:
+                continue
+            codes, _, visible = _drawings(k)
+            _, first = np.unique(_as_rows(codes), return_index=True)
+            maps = {codes[i].tobytes() for i in first}
+            if seen & maps:
+                raise AssertionError(f"Two kinds of the class {name} share a drawing.")
+            seen |= maps
+            options = np.array([len(kind.options(material)) for material in MATERIALS])
+            total += int(np.where(visible[first], options, 1).prod(axis=1, dtype=np.int64).sum()) * len(OUTLINES)
+        counts[name] = total
+    counts["total"] = sum(counts.values())
+    return counts
+
+
+@lru_cache(maxsize=2)
+def _nearby(tolerance):
+    """Return, for each RGB colour, what it may pass for: 1 white, 2 outline, 4 coloured (uint8 bits, 256^3)."""
+    table = np.zeros((256, 256, 256), np.uint8)
+
+    def mark(colour, bit):
+        table[tuple(slice(max(0, c - tolerance), c + tolerance + 1) for c in colour)] |= bit
+
+    mark(WHITE, 1)
+    for colour in OUTLINES.values():
+        mark(colour, 2)
+    for palette in PALETTES.values():
+        for ramp in palette.values():
+            for tone in ramp:
+                mark(tone, 4)
+    return table
+
+
+#: What the rules of the grammar allow: share of white pixels, and colours (white and outline included) in one picture.
+BACKGROUND_SHARE = (0.12, 0.80)
+MOST_COLOURS = 26
+
+
+def grammar_accepts(images: np.ndarray, *, tolerance: int = 12) -> np.ndarray:
+    """Tell which pictures keep the rules of the grammar; every drawn sprite does.
+
+    The rules: every pixel is within `tolerance` of a palette colour in each channel; the four corners are white and
+    the share of white is within `BACKGROUND_SHARE`; the outline is closed (no coloured pixel touches a white one or
+    the picture's edge, only outline does); at most `MOST_COLOURS` colours after rounding.
+
+    Args:
+        images: uint8 (N, 16, 16, 3).
+        tolerance: levels (0 to 24) that a channel may be off, for pictures made by a network.
+
+    Returns:
+        bool (N,).
+
+    Raises:
+        ValueError: if the images are not uint8 (N, 16, 16, 3) or the tolerance is out of range.
+    """
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape[1:] != (SIDE, SIDE, 3):
+        got = f"{getattr(images, 'dtype', type(images).__name__)} {getattr(images, 'shape', '')}"
+        raise ValueError(f"Got images of {got}, expected uint8 (N, 16, 16, 3): pass whole pictures, channels last.")
+    if not 0 <= tolerance <= 24:
+        raise ValueError(f"Got tolerance = {tolerance}, expected 0 to 24 levels: wider takes ivory for white.")
+    red, green, blue = np.moveaxis(images, -1, 0)
+    passes = _nearby(int(tolerance))[red, green, blue]
+    white, dark = passes & 1 > 0, passes & 2 > 0
+    known = (passes > 0).all(axis=(1, 2))
+    corners = white[:, (0, 0, -1, -1), (0, -1, 0, -1)].all(axis=1)
+    share = white.mean(axis=(1, 2))
+    fits = (share >= BACKGROUND_SHARE[0]) & (share <= BACKGROUND_SHARE[1])
+
+    outside = np.pad(white, ((0, 0), (1, 1), (1, 1)), constant_values=True)
+    beside = outside[:, :-2, 1:-1] | outside[:, 2:, 1:-1] | outside[:, 1:-1, :-2] | outside[:, 1:-1, 2:]
+    closed = ~(beside & ~white & ~dark).any(axis=(1, 2))
+    return known & corners & fits & closed & _few_colours(images, tolerance)
+
+
+def _few_colours(images, tolerance):
+    """Tell which pictures hold at most MOST_COLOURS colours, colours within the tolerance of one another being one."""
+    levels = images.reshape(len(images), -1, 3).astype(np.uint32)
+    step = 2 * int(tolerance) + 1
+    bins = (levels + tolerance) // step
+    keys = np.sort((bins[..., 0] << 16) | (bins[..., 1] << 8) | bins[..., 2], axis=1)
+    return 1 + (np.diff(keys.astype(np.int64), axis=1) != 0).sum(axis=1) <= MOST_COLOURS

@@ -1,0 +1,223 @@
+"""Each exercise's check passes right implementations in several styles and fails every known wrong one."""
+
+import math
+
+import pytest
+import torch
+
+from hw3utils import checks
+from hw3utils.diffusion import perturb_input
+from hw3utils.losses import noise_prediction_loss
+from hw3utils.samplers import sample_ddpm
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+# ------------------------------------------------------------------------------------------------------- the schedule
+
+
+def schedule_with_numpy_style(T, first, last):
+    beta = torch.cat([torch.zeros(1), torch.linspace(first, last, T)])
+    alpha = 1 - beta
+    return beta, alpha, torch.exp(torch.cumsum(torch.log(alpha), 0))
+
+
+def schedule_with_loop(T, first, last):
+    beta = [0.0] + [first + (last - first) * k / (T - 1) for k in range(T)]
+    bars = [1.0]
+    for b in beta[1:]:
+        bars.append(bars[-1] * (1 - b))
+    return beta, [1 - b for b in beta], bars
+
+
+def schedule_shifted(T, first, last):
+    beta, alpha, bar = schedule_with_numpy_style(T, first, last)
+    return beta, alpha, torch.cat([bar[:1], bar[:-1]])
+
+
+def schedule_of_sums(T, first, last):
+    beta, alpha, _ = schedule_with_numpy_style(T, first, last)
+    return beta, alpha, 1 - beta.cumsum(0)
+
+
+def schedule_squared(T, first, last):
+    beta = torch.cat([torch.zeros(1), torch.linspace(first**0.5, last**0.5, T) ** 2])
+    return beta, 1 - beta, torch.cumprod(1 - beta, 0)
+
+
+@pytest.mark.parametrize("make", [schedule_with_numpy_style, schedule_with_loop])
+def test_right_schedules_pass(make, generator):
+    assert checks.check_linear_schedule(make, generator=generator) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (schedule_shifted, "index"),
+        (schedule_of_sums, "product"),
+        (schedule_squared, "equal steps"),
+        (lambda T, a, b: tuple(x[1:] for x in schedule_with_numpy_style(T, a, b)), "shape"),
+    ],
+)
+def test_wrong_schedules_fail(make, message, generator):
+    with pytest.raises(AssertionError, match=message):
+        checks.check_linear_schedule(make, generator=generator)
+
+
+# ------------------------------------------------------------------------------------------------------- perturbation
+
+
+def perturb_by_loop(x0, t, eps, schedule):
+    rows = [schedule.alpha_bar[k].sqrt() * x + (1 - schedule.alpha_bar[k]).sqrt() * e for x, k, e in zip(x0, t, eps)]
+    return torch.stack(rows)
+
+
+def perturb_in_double(x0, t, eps, schedule):
+    wide = (-1,) + (1,) * (x0.dim() - 1)
+    return schedule.signal[t].reshape(wide) * x0.double() + schedule.noise[t].reshape(wide) * eps.double()
+
+
+def wide(table, t, x):
+    return table[t].view(-1, *[1] * (x.ndim - 1)).to(x)
+
+
+def perturb_without_root(x0, t, eps, s):
+    return wide(s.signal, t, x0) * x0 + wide(1 - s.alpha_bar, t, x0) * eps
+
+
+def perturb_with_rand(x0, t, eps, s):
+    return wide(s.signal, t, x0) * x0 + wide(s.noise, t, x0) * torch.rand_like(x0)
+
+
+def perturb_shifted(x0, t, eps, s):
+    return perturb_input(x0, t - 1, eps, s)
+
+
+def perturb_signal_without_root(x0, t, eps, s):
+    return wide(s.alpha_bar, t, x0) * x0 + wide(s.noise, t, x0) * eps
+
+
+def perturb_with_beta(x0, t, eps, s):
+    return wide(s.alpha.sqrt(), t, x0) * x0 + wide(s.beta.sqrt(), t, x0) * eps
+
+
+def perturb_first_time_only(x0, t, eps, s):
+    return perturb_input(x0, int(t[0]), eps, s)
+
+
+def perturb_in_place(x0, t, eps, s):
+    return x0.mul_(wide(s.signal, t, x0)).add_(wide(s.noise, t, x0) * eps)
+
+
+@pytest.mark.parametrize("perturb", [perturb_input, perturb_by_loop, perturb_in_double])
+def test_right_perturbations_pass(perturb, generator):
+    assert checks.check_perturb_input(perturb, generator=generator) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("perturb", "message"),
+    [
+        (perturb_without_root, "noise has the wrong size"),
+        (perturb_with_rand, "differs from call to call"),
+        (perturb_shifted, "index convention"),
+        (perturb_signal_without_root, "multiplies x0 is off"),
+        (perturb_with_beta, "multiplies x0 is off"),
+        (perturb_first_time_only, "off|wrong size|time of its own"),
+        (perturb_in_place, "changed"),
+        (lambda x0, t, eps, s: x0.mean(), "shape"),
+        (lambda x0, t, eps, s: x0 * math.nan, "NaN"),
+    ],
+)
+def test_wrong_perturbations_fail(perturb, message, generator):
+    with pytest.raises(AssertionError, match=message):
+        checks.check_perturb_input(perturb, generator=generator)
+
+
+# --------------------------------------------------------------------------------------------------------- the loss
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        noise_prediction_loss,
+        lambda model, x0, t, eps, s: torch.nn.functional.mse_loss(model(perturb_input(x0, t, eps, s), t), eps),
+    ],
+)
+def test_right_losses_pass(loss, generator):
+    assert checks.check_noise_prediction_loss(loss, generator=generator) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (lambda model, x0, t, eps, s: (model(x0, t) - eps).square().mean(), "noisy"),
+        (lambda model, x0, t, eps, s: (model(perturb_input(x0, t, eps, s), t) - eps).square().sum(), "times the mean"),
+        (lambda model, x0, t, eps, s: (model(perturb_input(x0, t, eps, s), t) - eps).abs().mean(), "times the mean"),
+        (
+            lambda model, x0, t, eps, s: (model(perturb_input(x0, t, eps, s), t - 1) - eps).square().mean(),
+            "other times",
+        ),
+        (lambda model, x0, t, eps, s: (x0 - eps).square().mean(), "never asked"),
+    ],
+)
+def test_wrong_losses_fail(loss, message, generator):
+    with pytest.raises(AssertionError, match=message):
+        checks.check_noise_prediction_loss(loss, generator=generator)
+
+
+# ------------------------------------------------------------------------------------------------- ancestral sampling
+
+
+def ddpm(eps_model, x, s, generator, *, order=None, sigma=None, noise=torch.randn, last_noise=False, shift=0):
+    """Ancestral sampling with one thing changed at a time."""
+    for t in order or range(s.T, 0, -1):
+        beta, bar = s.beta[t].item(), s.alpha_bar[t - shift].item()
+        eps = eps_model(x, torch.full((len(x),), t))
+        x = (x - beta / math.sqrt(max(1 - bar, 1e-12)) * eps) / math.sqrt(1 - beta)
+        if t > 1 or last_noise:
+            x = x + (sigma or math.sqrt)(beta) * noise(x.shape, generator=generator)
+    return x
+
+
+@pytest.mark.parametrize(
+    "sample",
+    [
+        ddpm,
+        lambda e, x, s, g: sample_ddpm(e, x, s, variance="posterior", generator=g),
+        lambda e, x, s, g: sample_ddpm(e, x, s, variance="beta", generator=g),
+    ],
+)
+def test_right_ancestral_samplers_pass(sample, generator):
+    assert checks.check_sample_ddpm(sample, generator=generator) < 5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"last_noise": True}, "noisier than the data"),
+        ({"noise": torch.rand}, "mean|narrow|wide"),
+        ({"sigma": lambda beta: beta}, "narrow"),
+        ({"sigma": lambda beta: 0.0}, "narrow"),
+        ({"shift": 1}, "narrow|wide|mean"),
+        ({"order": range(1, 61)}, "wrong way|once at each"),
+    ],
+)
+def test_wrong_ancestral_samplers_fail(change, message, generator):
+    with pytest.raises(AssertionError, match=message):
+        checks.check_sample_ddpm(lambda e, x, s, g: ddpm(e, x, s, g, **change), generator=generator)
+
+
+def test_fresh_input_in_every_call():
+    seen = []
+
+    def perturb(x0, t, eps, schedule):
+        seen[-1].add(eps.flatten()[0].item())
+        return perturb_input(x0, t, eps, schedule)
+
+    for _ in range(2):
+        seen.append(set())
+        checks.check_perturb_input(perturb)
+    assert len(seen[0] ^ seen[1]) >= 4
