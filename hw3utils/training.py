@@ -52,7 +52,7 @@ class TrainConfig:
     seed: int = 0
     precision: str = "fp32"
     checkpoint_every: int = 1000
-    heldout_every: int = 200
+    heldout_every: int = 250
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "checkpoint_every", "heldout_every"):

@@ -1,0 +1,549 @@
+"""Sprites from their three sources, split by distinct picture, and turned into tensors and previews."""
+
+import hashlib
+import http.client
+import json
+import os
+import struct
+import tempfile
+import tokenize
+import urllib.error
+import urllib.request
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+
+from .drawing import CLASS_NAMES, as_rows, draw_sprites
+from .grammar import SIDE
+
+PICTURES_FILE = "sprites_1788_16x16.npy"
+LABELS_FILE = "sprite_labels_nc_1788_16x16.npy"
+HUB = (
+    "https://huggingface.co/datasets/ashis-palai/sprites_image_dataset/resolve/a24918819843abc0d1bee75a239024415081a87d"
+)
+#: Most bytes that a download may have: the real files need 69 MB and at most 4 MB.
+SIZE_LIMITS = {PICTURES_FILE: 100_000_000, LABELS_FILE: 10_000_000}
+TIMEOUT_SECONDS = 30
+
+CACHE_VARIABLE = "HW3_CACHE"
+N_TRAIN, N_TEST = 89_400, 4_096
+MOST_EMBEDDED = 500_000
+
+_HINT = "put both files in one folder and name it: hw3 data --source real --root FOLDER"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SpriteData:
+    """Sprites split in two sets that share no picture.
+
+    Attributes:
+        train_images, test_images: uint8 (N, 16, 16, 3).
+        train_labels, test_labels: uint8 (N, C), one-hot.
+        class_names: C names, in the order of the label columns.
+        source: a sentence that says where the pictures come from.
+        sha256: hash of the training pictures and labels, as hexadecimal.
+    """
+
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    class_names: tuple[str, ...]
+    source: str
+    sha256: str
+
+    def __repr__(self) -> str:
+        return (
+            f"SpriteData({len(self.train_images)} to train, {len(self.test_images)} held out, "
+            f"{len(self.class_names)} classes, {self.source!r}, sha256 {self.sha256[:12]})"
+        )
+
+
+def load_sprites(
+    source: str | os.PathLike = "embedded",
+    *,
+    root: str | os.PathLike | None = None,
+    n_train: int | None = None,
+    n_test: int | None = None,
+    seed: int = 0,
+    download: bool = True,
+) -> SpriteData:
+    """Load sprites from the source that was asked for, and from no other.
+
+    Args:
+        source: "embedded" draws them; "real" reads the two published .npy files; "folder", or the path of a folder
+            itself, reads PNG pictures and sheets of 16x16 tiles, labelled by sub-folder.
+        root: the folder of the files; for "real" without a root, the cache folder (`$HW3_CACHE`, else
+            `~/.cache/hw3utils`), filled by a download where it lacks a file.
+        n_train: pictures to train on; 89,400 embedded ones, or all that are not held out.
+        n_test: distinct pictures to hold out; 4,096 embedded ones, or a tenth of the distinct pictures.
+        seed: decides drawing and splitting.
+        download: False forbids the network.
+
+    Returns:
+        A `SpriteData`. Repeats in the real file stay in the training set, but every copy of a held-out picture
+        is taken out of it.
+
+    Raises:
+        ValueError: if the source is unknown, a file or picture is not what it should be, or n_train or n_test is not
+            possible.
+        FileNotFoundError: if a folder or a file is missing.
+        ConnectionError: if a download was needed and failed.
+    """
+    for name, n in (("n_train", n_train), ("n_test", n_test)):
+        if n is not None and (int(n) != n or n < 1):
+            raise ValueError(f"Got {name} = {n}, expected a whole number of at least 1, or None for the usual size.")
+    if source == "embedded":
+        if root is not None:
+            raise ValueError(
+                f"Got root = {os.fspath(root)!r} with the embedded source, which reads no files: "
+                "ask for source 'real' (the two .npy files) or 'folder' (PNG pictures)."
+            )
+        return _load_embedded(n_train or N_TRAIN, n_test or N_TEST, seed)
+    if source == "real":
+        images, labels, sentence = _read_real(root, download)
+        class_names = CLASS_NAMES
+    else:
+        folder = _png_folder(source, root)
+        images, labels, class_names = _read_pngs(folder)
+        sentence = f"{len(images)} distinct tiles of the PNG files in {folder}"
+    train, test = _split(images, n_train, n_test, seed)
+    return _pack(images[train], labels[train], images[test], labels[test], class_names, sentence)
+
+
+def sprite_set(
+    n_train: int = N_TRAIN, n_test: int = N_TEST, *, seed: int = 0
+) -> tuple[tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]], tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]]:
+    """Draw a training and a held-out set in which all pictures, of both together, are distinct.
+
+    Args:
+        n_train: pictures to train on, at least 1.
+        n_test: pictures held out, at least 1; both together at most 500,000.
+        seed: decides everything.
+
+    Returns:
+        Two triples (images, labels, attributes) as `draw_sprites` returns them.
+
+    Raises:
+        ValueError: if a size is not possible.
+    """
+    wanted = n_train + n_test
+    if n_train < 1 or n_test < 1 or wanted > MOST_EMBEDDED:
+        raise ValueError(
+            f"Got n_train = {n_train} and n_test = {n_test}, expected at least 1 each and at most {MOST_EMBEDDED} "
+            "together: ask for fewer sprites."
+        )
+    images = labels = attributes = None
+    attempt = 0
+    while images is None or len(images) < wanted:
+        missing = wanted - (0 if images is None else len(images))
+        # About one sprite in forty repeats an earlier one; the loop makes good whatever is still missing.
+        drawn = draw_sprites(missing + missing // 20 + 16, seed=[seed, attempt])
+        if images is None:
+            images, labels, attributes = drawn
+        else:
+            images = np.concatenate([images, drawn[0]])
+            labels = np.concatenate([labels, drawn[1]])
+            attributes = {name: np.concatenate([old, drawn[2][name]]) for name, old in attributes.items()}
+        # The first of each picture, in the order of drawing.
+        first = np.sort(np.unique(as_rows(images), return_index=True)[1])
+        images, labels = images[first], labels[first]
+        attributes = {name: values[first] for name, values in attributes.items()}
+        attempt += 1
+
+    def part(start, stop):
+        return images[start:stop], labels[start:stop], {name: v[start:stop] for name, v in attributes.items()}
+
+    return part(0, n_train), part(n_train, wanted)
+
+
+def _load_embedded(n_train, n_test, seed):
+    (train_images, train_labels, _), (test_images, test_labels, _) = sprite_set(n_train, n_test, seed=seed)
+    sentence = f"drawn by the embedded generator, seed {seed}"
+    return _pack(train_images, train_labels, test_images, test_labels, CLASS_NAMES, sentence)
+
+
+def _pack(train_images, train_labels, test_images, test_labels, class_names, sentence):
+    train_images, train_labels, test_images, test_labels = map(
+        np.ascontiguousarray, (train_images, train_labels, test_images, test_labels)
+    )
+    sha256 = hashlib.sha256(train_images)
+    sha256.update(train_labels)
+    return SpriteData(
+        train_images, train_labels, test_images, test_labels, tuple(class_names), sentence, sha256.hexdigest()
+    )
+
+
+def _split(images, n_train, n_test, seed):
+    """Return the rows to train on and the rows to hold out; copies of one picture are never on both sides."""
+    _, first, picture = np.unique(as_rows(images), return_index=True, return_inverse=True)
+    distinct = len(first)
+    if n_test is None:
+        n_test = max(1, distinct // 10)
+    if n_test >= distinct:
+        raise ValueError(
+            f"Got n_test = {n_test} with {distinct} distinct pictures, expected at most {distinct - 1}: "
+            "hold out fewer, or bring more pictures."
+        )
+    rng = np.random.default_rng(seed)
+    held_out = np.zeros(distinct, bool)
+    held_out[rng.permutation(distinct)[:n_test]] = True
+    test = np.sort(first[held_out])
+    train = np.flatnonzero(~held_out[picture])
+    if n_train is not None:
+        if n_train > len(train):
+            raise ValueError(
+                f"Got n_train = {n_train}, expected at most {len(train)}, all that is not held out: "
+                "train on fewer, or leave n_train out."
+            )
+        train = np.sort(rng.permutation(train)[:n_train])
+    return train, test
+
+
+# ------------------------------------------------------------------------------------------------- the real files
+
+
+def cache_folder() -> Path:
+    """Return the folder where downloads are kept: `$HW3_CACHE`, or `~/.cache/hw3utils`."""
+    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "hw3utils")
+
+
+def _read_real(root, download):
+    """Return images, labels and the sentence that names their source."""
+    if root is None:
+        folder = cache_folder()
+        paths = [_cached(folder, name, download) for name in (PICTURES_FILE, LABELS_FILE)]
+        origin = f"the real files from {HUB}, kept in {folder}"
+    else:
+        folder = Path(root)
+        if not folder.is_dir():
+            raise FileNotFoundError(f"There is no folder {folder}: {_HINT}.")
+        paths = [folder / name for name in (PICTURES_FILE, LABELS_FILE)]
+        for path in paths:
+            if not path.is_file():
+                raise FileNotFoundError(f"There is no {path.name} in {folder}: {_HINT}.")
+        origin = f"the real files in {folder}"
+    images, labels = (_read_array(path, path.name) for path in paths)
+    if len(images) != len(labels):
+        raise ValueError(
+            f"Got {len(images)} pictures in {PICTURES_FILE} and {len(labels)} labels in {LABELS_FILE}, "
+            "expected as many labels as pictures: fetch both files again."
+        )
+    return images, labels, origin
+
+
+def _read_array(path, name):
+    """Read and check one of the two real files, whatever its path: uint8 pictures, or labels made uint8."""
+    try:
+        # A memory map reads the header and compares the size before anything is allocated; pickles are refused.
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError as error:
+        raise OSError(f"Cannot read {path} ({error}), expected {name}: check the file's permissions.") from error
+    except (ValueError, EOFError, SyntaxError, OverflowError, tokenize.TokenError, MemoryError) as error:
+        raise ValueError(
+            f"{path} is truncated, pickled or no .npy file, expected {name} as published: fetch it again."
+        ) from error
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{path} is an archive of arrays, expected {name}, a single .npy array: fetch it again.")
+    return _check_pictures(array, path) if name == PICTURES_FILE else _check_labels(array, path)
+
+
+def _check_pictures(array, path):
+    if array.dtype != np.uint8:
+        raise ValueError(f"Got pictures of dtype {array.dtype} in {path}, expected uint8: convert or fetch them again.")
+    if array.ndim != 4 or array.shape[1:] != (SIDE, SIDE, 3) or len(array) < 2:
+        raise ValueError(
+            f"Got pictures of shape {array.shape} in {path}, expected (N, {SIDE}, {SIDE}, 3) with N at least 2: "
+            "cut or fetch them again."
+        )
+    return np.array(array)
+
+
+def _check_labels(array, path):
+    if array.dtype.kind not in "buif":
+        raise ValueError(f"Got labels of dtype {array.dtype} in {path}, expected numbers 0 and 1: fetch them again.")
+    if array.ndim != 2 or array.shape[1] != len(CLASS_NAMES):
+        raise ValueError(
+            f"Got labels of shape {array.shape} in {path}, expected (N, {len(CLASS_NAMES)}), one-hot: fetch them again."
+        )
+    one_hot = ((array == 0) | (array == 1)).all(axis=1) & (array.sum(axis=1) == 1)
+    if not one_hot.all():
+        row = int(np.flatnonzero(~one_hot)[0])
+        raise ValueError(
+            f"Got label {np.asarray(array[row]).tolist()} in row {row} of {path}, expected one-hot "
+            "(a single 1, the rest 0): correct that row or fetch the file again."
+        )
+    return array.astype(np.uint8)
+
+
+def _sha256(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _cached(folder, name, download):
+    """Return the path of a real file in the cache; download it first where it or its hash is missing."""
+    path, record = folder / name, folder / f"{name}.json"
+    if not (path.is_file() and record.is_file()):
+        if not download:
+            raise FileNotFoundError(f"There is no {name} in {folder} and no download was allowed: {_HINT}.")
+        _download(folder, name)
+        return path
+    try:
+        expected = json.loads(record.read_text(encoding="utf-8"))["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{record} holds no sha256 of {name}, expected one: delete both files to fetch anew."
+        ) from error
+    if (got := _sha256(path)) != expected:
+        raise ValueError(
+            f"Got sha256 {got[:12]} for {path}, expected {str(expected)[:12]} as when it was downloaded: "
+            "delete the file and its .json to fetch it anew."
+        )
+    return path
+
+
+def _download(folder, name):
+    """Fetch a real file: to a temporary name, checked, its hash written down, then renamed in one step."""
+    folder.mkdir(parents=True, exist_ok=True)
+    url = f"{HUB}/{name}"
+    handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            _fetch(url, file, SIZE_LIMITS[name], name)
+        try:
+            _read_array(temporary, name)
+        except ValueError as error:
+            raise ValueError(f"What came from {url} is not {name}: {error}") from error
+        # The hash first: a crash in between leaves a hash without a file, and the next call downloads again.
+        record = {"url": url, "bytes": os.path.getsize(temporary), "sha256": _sha256(temporary)}
+        _write_atomically(folder / f"{name}.json", json.dumps(record, indent=2) + "\n")
+        os.replace(temporary, folder / name)
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def _fetch(url, file, limit, name):
+    """Copy what stands at a https address into an open file, at most `limit` bytes of it."""
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
+            if not response.geturl().startswith("https://"):
+                raise ValueError(f"{url} led to {response.geturl()}, expected https all the way: {_HINT}.")
+            announced = response.headers.get("Content-Length")
+            size = 0
+            while block := response.read(1 << 20):
+                size += len(block)
+                if size > limit:
+                    raise ValueError(f"Got more than {limit} bytes from {url}, expected fewer for {name}: {_HINT}.")
+                file.write(block)
+    except (OSError, http.client.HTTPException) as error:
+        reason = f"HTTP {error.code}" if isinstance(error, urllib.error.HTTPError) else getattr(error, "reason", error)
+        raise ConnectionError(f"Could not download {name} from {url} ({reason}): {_HINT}.") from error
+    if announced is not None and announced.isdigit() and int(announced) != size:
+        raise ConnectionError(f"Got {size} of {announced} bytes of {name} from {url}: try again, or {_HINT}.")
+
+
+def _write_atomically(path, text):
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(temporary, path)
+
+
+# ------------------------------------------------------------------------------------------------- folders of PNG
+
+
+def _png_folder(source, root):
+    if source == "folder" and root is None:
+        raise ValueError("Got source 'folder' without a root, expected the folder of the PNG files: give it as root.")
+    if source != "folder" and root is not None:
+        raise ValueError(
+            f"Got source {os.fspath(source)!r} and root {os.fspath(root)!r}, expected one of them to name the folder: "
+            "use source 'folder' with a root."
+        )
+    folder = Path(root if source == "folder" else source)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"Got source {str(folder)!r}, expected 'embedded', 'real', 'folder' or an existing folder of PNG files."
+        )
+    return folder
+
+
+def _pngs_below(folder):
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() == ".png" and p.is_file())
+
+
+def _read_pngs(folder):
+    """Return the distinct tiles of all PNG files below a folder, their one-hot labels, and the class names."""
+    beside = sorted(p for p in folder.iterdir() if p.suffix.lower() == ".png" and p.is_file())
+    inside = {p.name: found for p in sorted(folder.iterdir()) if p.is_dir() and (found := _pngs_below(p))}
+    if beside and inside:
+        raise ValueError(
+            f"{folder} holds PNG files both beside and inside its sub-folders, expected one or the other: "
+            "move those beside into a sub-folder, whose name is their class."
+        )
+    groups = inside or {"sprite": beside}
+    tiles = [(_tiles(path), c) for c, paths in enumerate(groups.values()) for path in paths]
+    if not tiles:
+        raise ValueError(f"Found no PNG file in {folder}, expected pictures or sheets of {SIDE}x{SIDE} tiles there.")
+    images = np.concatenate([found for found, _ in tiles])
+    classes = np.concatenate([np.full(len(found), c) for found, c in tiles])
+    if len(images):
+        first = np.sort(np.unique(as_rows(images), return_index=True)[1])
+        images, classes = images[first], classes[first]
+    if len(images) < 2:
+        raise ValueError(
+            f"Found {len(images)} distinct tiles that are not empty in {folder}, expected at least 2, "
+            "one to train on and one to hold out: add pictures."
+        )
+    return images, np.eye(len(groups), dtype=np.uint8)[classes], tuple(groups)
+
+
+def _tiles(path):
+    """Cut a PNG picture into tiles on white; those that are white all over are dropped: uint8 (N, 16, 16, 3)."""
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            mode, (width, height) = picture.mode, picture.size
+            rgba = np.asarray(picture.convert("RGBA"), np.uint32)
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        zlib.error,
+        struct.error,
+        Image.DecompressionBombError,
+    ) as error:
+        raise ValueError(f"{path} is damaged or no PNG file, expected a PNG picture: replace or remove it.") from error
+    if mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
+        raise ValueError(f"Got mode {mode} in {path}, expected 8 bits per channel: save it as an RGBA PNG file.")
+    if width % SIDE or height % SIDE:
+        raise ValueError(f"Got {width}x{height} pixels in {path}, expected multiples of {SIDE}: crop or pad the sheet.")
+    alpha = rgba[..., 3:]
+    rgb = ((rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    tiles = rgb.reshape(height // SIDE, SIDE, width // SIDE, SIDE, 3).swapaxes(1, 2).reshape(-1, SIDE, SIDE, 3)
+    return tiles[(tiles != 255).any(axis=(1, 2, 3))]
+
+
+# ------------------------------------------------------------------------------------------------- tensors, preview
+
+
+def images_to_tensor(images: np.ndarray | torch.Tensor) -> torch.Tensor:
+    """Turn pictures into what networks take.
+
+    Args:
+        images: uint8 (N, H, W, 3), array or tensor.
+
+    Returns:
+        float32 (N, 3, H, W) in [-1, 1].
+
+    Raises:
+        ValueError: if dtype or shape is another.
+    """
+    tensor = torch.from_numpy(np.ascontiguousarray(images)) if isinstance(images, np.ndarray) else images
+    if not isinstance(tensor, torch.Tensor) or tensor.dtype != torch.uint8 or tensor.ndim != 4 or tensor.shape[-1] != 3:
+        got = f"{getattr(images, 'dtype', type(images).__name__)} {tuple(getattr(images, 'shape', ()))}"
+        raise ValueError(f"Got images of {got}, expected uint8 (N, H, W, 3): pass whole pictures, channels last.")
+    return (tensor.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1).contiguous()
+
+
+def tensor_to_images(x: torch.Tensor) -> np.ndarray:
+    """Turn what networks make into pictures; values beyond [-1, 1] are clamped, the rest rounded to 256 levels.
+
+    Args:
+        x: floating point (N, 3, H, W), on any device.
+
+    Returns:
+        uint8 (N, H, W, 3).
+
+    Raises:
+        ValueError: if dtype or shape is another, or a value is NaN.
+    """
+    if not isinstance(x, torch.Tensor) or not x.is_floating_point() or x.ndim != 4 or x.shape[1] != 3:
+        got = f"{getattr(x, 'dtype', type(x).__name__)} {tuple(getattr(x, 'shape', ()))}"
+        raise ValueError(f"Got pictures of {got}, expected floating point (N, 3, H, W): pass whole pictures.")
+    x = x.detach().to("cpu", torch.float32)
+    if x.isnan().any():
+        raise ValueError(f"Got {int(x.isnan().sum())} NaN values, expected numbers: look for what diverged before.")
+    levels = ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return np.ascontiguousarray(levels.permute(0, 2, 3, 1).numpy())
+
+
+def preview_figure(
+    images: np.ndarray, labels: np.ndarray, class_names: Sequence[str], *, per_class: int = 16
+) -> Figure:
+    """Draw the first sprites of each class in a row that carries the class's name.
+
+    Args:
+        images: uint8 (N, 16, 16, 3).
+        labels: one-hot (N, C).
+        class_names: C names.
+        per_class: sprites in a row.
+
+    Returns:
+        A matplotlib Figure of its own, unknown to pyplot.
+
+    Raises:
+        ValueError: if the numbers of images, labels and names do not fit.
+    """
+    if len(images) != len(labels) or labels.ndim != 2 or labels.shape[1] != len(class_names):
+        raise ValueError(
+            f"Got {len(images)} images, labels of shape {labels.shape} and {len(class_names)} names, expected one "
+            "label for each image and one name for each label column: pass them from one data set."
+        )
+    figure = Figure(figsize=(1 + 0.5 * per_class, 0.62 * len(class_names)), dpi=150, layout="constrained")
+    rows = figure.subplots(len(class_names), 1, squeeze=False)[:, 0]
+    for c, (ax, name) in enumerate(zip(rows, class_names, strict=True)):
+        shown = images[np.flatnonzero(labels[:, c])[:per_class]]
+        # Two white pixels between sprites; a class with fewer sprites leaves the rest of its row white.
+        strip = np.full((SIDE, per_class, SIDE + 2, 3), 255, np.uint8)
+        strip[:, : len(shown), 1:-1] = shown.swapaxes(0, 1)
+        ax.imshow(strip.reshape(SIDE, -1, 3), interpolation="nearest")
+        ax.set_ylabel(name, rotation=0, ha="right", va="center")
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+    return figure
+
+
+def preview(data: SpriteData, path: str | os.PathLike, *, per_class: int = 16) -> None:
+    """Write a labelled picture of the training sprites of each class, a PNG file; folders on the way are made.
+
+    Args:
+        data: what `load_sprites` returned.
+        path: where to write.
+        per_class: sprites in a row.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    preview_figure(data.train_images, data.train_labels, data.class_names, per_class=per_class).savefig(
+        path, format="png"
+    )
+
+
+def describe(data: SpriteData) -> str:
+    """Say in some lines where sprites come from, how many there are, and of which classes.
+
+    Args:
+        data: what `load_sprites` returned.
+    """
+    distinct = len(np.unique(as_rows(data.train_images)))
+    counts = data.train_labels.sum(axis=0, dtype=np.int64)
+    classes = ", ".join(
+        f"{name} {count} ({count / counts.sum():.1%})" for name, count in zip(data.class_names, counts, strict=True)
+    )
+    return "\n".join(
+        (
+            f"source:   {data.source}",
+            f"train:    {len(data.train_images)} pictures, {distinct} of them distinct",
+            f"held out: {len(data.test_images)} pictures, none of them in train",
+            f"classes:  {classes}",
+            f"sha256:   {data.sha256} (training pictures and labels)",
+        )
+    )
