@@ -146,7 +146,7 @@ def _train(arguments: argparse.Namespace) -> int:
     )
     shown = 0.0
     with _interruptible() as stop:
-        bar = progress(steps, total=config.steps, desc="training", disable=None if is_main_process() else True)
+        bar = progress(steps, total=config.steps, desc="training", show=is_main_process())
         for step in bar:
             if step.step == 1 or bar.n == 0:
                 bar.n = bar.initial = step.step - 1

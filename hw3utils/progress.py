@@ -1,7 +1,7 @@
 """One progress bar for everything that takes long."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -9,11 +9,20 @@ from tqdm.auto import tqdm
 QUIET_VARIABLE = "HW3_QUIET"
 
 
-def progress(items: Iterable, *, total: int | None = None, desc: str | None = None, **kwargs: Any) -> Iterator:
-    """Wrap an iterable in a progress bar that refreshes once a second and disappears when it is done.
+def progress(
+    items: Iterable, *, total: int | None = None, desc: str | None = None, show: bool = True, **options: Any
+) -> tqdm:
+    """Wrap an iterable in a progress bar that refreshes once a second and goes when it is done.
+
+    Args:
+        items: what to go through.
+        total: how many there are, where `items` does not know.
+        desc: what is being done.
+        show: False for a bar that is never drawn.
+        options: further arguments of tqdm.
 
     The environment variable HW3_QUIET=1 turns every bar off (set while notebooks are executed and tested, so that
     stored outputs hold none).
     """
     quiet = os.environ.get(QUIET_VARIABLE, "") not in ("", "0")
-    return tqdm(items, total=total, desc=desc, disable=quiet, mininterval=1, leave=False, **kwargs)
+    return tqdm(items, total=total, desc=desc, disable=quiet or not show, mininterval=1, leave=False, **options)

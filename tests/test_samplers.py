@@ -1,6 +1,6 @@
 """Samplers against the truth: exact flows, exact marginals, each other, and the schedulers of diffusers.
 
-Every model here is the exact noise predictor of a Gaussian or of a mixture, so that what is left is the sampler's error.
+Every model is the exact noise predictor of a Gaussian or of a mixture, so that what is left is the sampler's error.
 """
 
 import functools
@@ -37,6 +37,7 @@ SCHEDULE = linear_schedule()
 SHORT = linear_schedule(40, 0.0025, 0.4)
 LINE = GaussianMixture([0.3, 0.7], [[-1.0], [1.0]], 0.09)
 PLANE = GaussianMixture([0.3, 0.7], [[-0.7, 0.7], [0.7, -0.7]], [0.05, 0.1])
+APART = GaussianMixture([0.3, 0.7], [[-1.0, 1.0], [1.0, -1.0]], [0.05, 0.1])
 SAMPLERS = [sample_ddpm, sample_ddim, sample_dpm_solver]
 TWINS = [ddpm_steps, ddim_steps, dpm_solver_steps]
 
@@ -262,16 +263,14 @@ def test_the_reference_flow_is_exact_where_the_flow_is_known():
 )
 def test_samples_of_a_mixture_have_its_weights_and_moments(sample):
     n = 3000
-    x = sample(PLANE.eps_model(SCHEDULE), randn(n, 2), SCHEDULE, generator=generator(1))
-    share = (x[:, 0] < 0).double().mean().item()
-    assert share == pytest.approx(0.3, abs=4 * math.sqrt(0.3 * 0.7 / n))
-    for k, left in enumerate((True, False)):
-        part = x[(x[:, 0] < 0) == left]
-        var = PLANE.covariances[k, 0, 0].item()
-        error = 4 * math.sqrt(var / len(part)) + 0.01
-        assert bool(((part.mean(0) - PLANE.means[k]).abs() < error).all())
-        # 4 standard errors of a variance, and up to 4 % that a step of this size takes off or adds.
-        assert bool(((part.var(0) / var - 1).abs() < 4 * math.sqrt(2 / len(part)) + 0.04).all())
+    x = sample(APART.eps_model(SCHEDULE), randn(n, 2), SCHEDULE, generator=generator(1))
+    at_first = x[:, 0] < x[:, 1]  # 4.5 standard deviations away from either mean
+    assert at_first.double().mean().item() == pytest.approx(0.3, abs=4 * math.sqrt(0.3 * 0.7 / n))
+    for k, part in enumerate((x[at_first], x[~at_first])):
+        var = APART.covariances[k, 0, 0].item()
+        # 4 standard errors, and what steps of this size are off by in themselves.
+        assert bool(((part.mean(0) - APART.means[k]).abs() < 4 * math.sqrt(var / len(part)) + 0.01).all())
+        assert bool(((part.var(0) / var - 1).abs() < 4 * math.sqrt(2 / len(part)) + 0.06).all())
 
 
 def gaussian_std_after(schedule, std, grid, variance):
@@ -532,10 +531,10 @@ def test_inversion_on_the_full_grid_returns_float32_pictures():
 
 
 def test_inverted_data_are_noise():
-    x0 = PLANE.sample(4000, generator(), dtype=torch.float64)
-    x_T = ddim_invert(PLANE.eps_model(SCHEDULE), x0, SCHEDULE, steps=50)
-    assert bool((x_T.mean(0).abs() < 0.08).all())
-    assert_close(torch.cov(x_T.T), torch.eye(2, dtype=torch.float64), atol=0.1, rtol=0)
+    x0 = PLANE.sample(1000, generator(), dtype=torch.float64)
+    x_T = ddim_invert(PLANE.eps_model(SCHEDULE), x0, SCHEDULE, steps=500)
+    assert bool((x_T.mean(0).abs() < 4 / math.sqrt(1000)).all())
+    assert_close(torch.cov(x_T.T), torch.eye(2, dtype=torch.float64), atol=4 * math.sqrt(2 / 1000), rtol=0)
 
 
 def test_inversion_steps_go_up_and_may_stop_early():
@@ -594,20 +593,28 @@ def test_early_stop_has_the_closed_form_moments():
 
 
 def test_es_ddpm_repairs_a_cheap_generator_the_better_the_later_it_stops():
-    # Cheap: one Gaussian with the mixture's moments, which puts mass between the peaks. The exact model takes it out.
-    cheap = GaussianMixture([1.0], LINE.mean[None], LINE.covariance[None])
-    n, between = 2000, {}
-    for t_start in (50, 200, 600):
-        start = early_stop(
-            cheap.sample(n, generator(), dtype=torch.float64), SCHEDULE, t_start=t_start, generator=generator(1)
-        )
-        options = {"t_start": t_start, "steps": 50, "variance": "posterior", "generator": generator(2)}
-        x = sample_ddpm(LINE.eps_model(SCHEDULE), start, SCHEDULE, **options)
-        between[t_start] = (x.abs() < 0.3).double().mean().item()
-    grid = torch.linspace(-0.3, 0.3, 601, dtype=torch.float64)
-    truth = torch.trapezoid(LINE.log_prob(grid[:, None]).exp(), grid).item()
-    assert between[50] > between[200] > truth
-    assert between[600] == pytest.approx(truth, abs=4 * math.sqrt(truth / n) + 0.01)
+    # Cheap: one Gaussian with the mixture's moments, which puts a share of 0.22 between the peaks, where 0.01 belongs.
+    # From T' on both chains take the same steps, so that no share is further off than the total variation at T'.
+    cheap, n = GaussianMixture([1.0], LINE.mean[None], LINE.covariance[None]), 2000
+    grid = torch.linspace(-6, 6, 4001, dtype=torch.float64)
+
+    def density(mixture, t):
+        return mixture.perturbed(SCHEDULE.signal[t], SCHEDULE.noise[t]).log_prob(grid[:, None]).exp()
+
+    truth = torch.trapezoid(density(LINE, 0) * (grid.abs() < 0.3), grid).item()
+    tolerance = 4 * math.sqrt(truth / n) + 0.005
+    shares = []
+    for t_start in (10, 50, 100, 200):
+        x = cheap.sample(n, generator(), dtype=torch.float64)
+        x = early_stop(x, SCHEDULE, t_start=t_start, generator=generator(1))
+        options = {"t_start": t_start, "variance": "posterior", "generator": generator(2)}
+        x = sample_ddpm(LINE.eps_model(SCHEDULE), x, SCHEDULE, **options)
+        shares.append((x.abs() < 0.3).double().mean().item())
+        total_variation = 0.5 * torch.trapezoid((density(cheap, t_start) - density(LINE, t_start)).abs(), grid).item()
+        assert abs(shares[-1] - truth) < total_variation + tolerance
+    assert all(b < a for a, b in itertools.pairwise(shares))
+    assert shares[0] > 0.2
+    assert shares[-1] == pytest.approx(truth, abs=tolerance)
 
 
 @pytest.mark.parametrize("twin", TWINS)
@@ -627,7 +634,7 @@ def diffusers_scheduler(name, **options):
     return getattr(diffusers, name)(**LINEAR, **options)
 
 
-def compare(scheduler, states, model, x, monkeypatch, tolerance, **options):
+def compare(scheduler, states, model, x, monkeypatch, tolerance, *, but_last=False, **options):
     """Step the scheduler beside our states, on the same noise; its time steps count from 0 at our t = 1."""
     module = __import__(type(scheduler).__module__, fromlist=["randn_tensor"])
     source = generator(1)
@@ -636,7 +643,8 @@ def compare(scheduler, states, model, x, monkeypatch, tolerance, **options):
     states = list(states)
     steps = scheduler.timesteps.tolist()
     assert [state.t for state in states[:-1]] == [t + 1 for t in steps]
-    for t, state in zip(steps, states[1:], strict=True):
+    pairs = list(zip(steps, states[1:], strict=True))
+    for t, state in pairs[:-1] if but_last else pairs:
         x = scheduler.step(model(x, t + 1), t, x, **options).prev_sample
         assert_close(state.x, x, rtol=tolerance, atol=tolerance)
 
@@ -648,7 +656,9 @@ def test_ddpm_agrees_with_diffusers_step_for_step(variance, name, steps, monkeyp
     scheduler.set_timesteps(steps)
     model, x = PLANE.eps_model(SCHEDULE), randn(4, 2)
     options = {"variance": variance, "steps": steps, "generator": generator(1)}
-    compare(scheduler, ddpm_steps(model, x, SCHEDULE, **options), model, x, monkeypatch, 2e-4)
+    # On a stride the scheduler adds noise in its last step too, with "fixed_large" as much as in any other.
+    but_last = variance == "beta" and steps < 1000
+    compare(scheduler, ddpm_steps(model, x, SCHEDULE, **options), model, x, monkeypatch, 2e-4, but_last=but_last)
 
 
 @pytest.mark.parametrize("steps", [1000, 50, 10])
