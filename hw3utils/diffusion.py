@@ -443,10 +443,10 @@ def bound_terms(
             else:
                 shift2 = (on_x0[t].item() * (data - x0_hat)).square()
                 nats = _gaussian_kl(q_variance[t].item(), p, shift2)
-            rows.append(nats.flatten(1).mean(1).to("cpu", torch.float64))
+            rows.append(nats.flatten(1).mean(1).cpu().to(torch.float64))
     values = torch.stack(rows).reshape(n_draws, schedule.T, -1).movedim(1, 0).flatten(1)
     abar = schedule.alpha_bar[-1].item()
-    L_T = 0.5 * (abar * data.square().flatten(1).mean(1) - abar - math.log1p(-abar)).to("cpu", torch.float64)
+    L_T = 0.5 * (abar * data.square().flatten(1).mean(1) - abar - math.log1p(-abar)).cpu().to(torch.float64)
     stderr = [_stderr(values), _stderr(L_T[None])]
     terms = torch.cat([values.mean(1), L_T.mean()[None]])
     return BoundTerms(terms / math.log(2), torch.cat(stderr) / math.log(2))

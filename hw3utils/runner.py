@@ -82,7 +82,12 @@ def execute(path: Path, outcome: Outcome, *, figures: Path, profile: str, tick: 
             print(f"\r{path.stem}: {outcome.done} of {outcome.cells} cells ...", end="", flush=True)
 
     client = NotebookClient(
-        notebook, timeout=None, resources={"metadata": {"path": str(path.parent)}}, on_cell_executed=done
+        notebook,
+        timeout=None,
+        resources={"metadata": {"path": str(path.parent)}},
+        on_cell_executed=done,
+        # The kernel's own warnings, on its transport for one, are not for the reader of our lines.
+        extra_arguments=["--IPKernelApp.log_level=40"],
     )
     kept = {name: os.environ.get(name) for name in (PROFILE_VARIABLE, QUIET_VARIABLE, FIGURES_VARIABLE)}
     os.environ |= {PROFILE_VARIABLE: profile, QUIET_VARIABLE: "1", FIGURES_VARIABLE: str(figures)}

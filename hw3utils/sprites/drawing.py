@@ -174,34 +174,37 @@ def count_grammar() -> dict[str, int]:
 
 
 @lru_cache(maxsize=2)
-def _nearby(tolerance):
-    """Return, for each RGB colour, what it may pass for: 1 white, 2 outline, 4 coloured (uint8 bits, 256^3)."""
+def _nearest(tolerance):
+    """Return for each RGB colour the number of the grammar's nearest, 0 where none is within the tolerance (256^3).
+
+    Distance is the largest difference of a channel.
+    """
+    colours = [WHITE, *OUTLINES.values()]
+    colours += [tone for palette in PALETTES.values() for ramp in palette.values() for tone in ramp]
     table = np.zeros((256, 256, 256), np.uint8)
-
-    def mark(colour, bit):
-        table[tuple(slice(max(0, c - tolerance), c + tolerance + 1) for c in colour)] |= bit
-
-    mark(WHITE, 1)
-    for colour in OUTLINES.values():
-        mark(colour, 2)
-    for palette in PALETTES.values():
-        for ramp in palette.values():
-            for tone in ramp:
-                mark(tone, 4)
+    distance = np.full(table.shape, tolerance + 1, np.uint8)
+    for number, colour in enumerate(colours, 1):
+        cube = tuple(slice(max(0, c - tolerance), c + tolerance + 1) for c in colour)
+        off = [np.abs(np.arange(256)[part] - c) for part, c in zip(cube, colour, strict=True)]
+        here = np.maximum(np.maximum(off[0][:, None, None], off[1][None, :, None]), off[2])
+        closer = here < distance[cube]
+        table[cube][closer] = number
+        distance[cube][closer] = here[closer]
     return table
 
 
-#: What the rules of the grammar allow: share of white pixels, and colours (white and outline included) in one picture.
+#: What the rules of the grammar allow: the share of white pixels, and the colours (white too) of one picture.
 BACKGROUND_SHARE = (0.12, 0.85)
-MOST_COLOURS = 26
+MOST_COLOURS = 27
+_OUTLINE_LEVEL = max(max(colour) for colour in OUTLINES.values())
 
 
 def grammar_accepts(images: np.ndarray, *, tolerance: int = 12) -> np.ndarray:
     """Tell which pictures keep the rules of the grammar; every drawn sprite does.
 
     The rules: every pixel is within `tolerance` of a palette colour in each channel; the four corners are white and
-    the share of white is within `BACKGROUND_SHARE`; the outline is closed (no coloured pixel touches a white one or
-    the picture's edge, only outline does); at most `MOST_COLOURS` colours after rounding.
+    the share of white is within `BACKGROUND_SHARE`; the outline is closed (what touches a white pixel or the
+    picture's edge is white or as dark as an outline); and at most `MOST_COLOURS` colours, a few more with a tolerance.
 
     Args:
         images: uint8 (N, 16, 16, 3).
@@ -219,9 +222,10 @@ def grammar_accepts(images: np.ndarray, *, tolerance: int = 12) -> np.ndarray:
     if not 0 <= tolerance <= 24:
         raise ValueError(f"Got tolerance = {tolerance}, expected 0 to 24 levels: wider takes ivory for white.")
     red, green, blue = np.moveaxis(images, -1, 0)
-    passes = _nearby(int(tolerance))[red, green, blue]
-    white, dark = passes & 1 > 0, passes & 2 > 0
-    known = (passes > 0).all(axis=(1, 2))
+    colour = _nearest(int(tolerance))[red, green, blue]
+    white = (images >= 255 - tolerance).all(axis=-1)
+    dark = (images <= _OUTLINE_LEVEL + tolerance).all(axis=-1)
+    known = (colour > 0).all(axis=(1, 2))
     corners = white[:, (0, 0, -1, -1), (0, -1, 0, -1)].all(axis=1)
     share = white.mean(axis=(1, 2))
     fits = (share >= BACKGROUND_SHARE[0]) & (share <= BACKGROUND_SHARE[1])
@@ -229,13 +233,7 @@ def grammar_accepts(images: np.ndarray, *, tolerance: int = 12) -> np.ndarray:
     outside = np.pad(white, ((0, 0), (1, 1), (1, 1)), constant_values=True)
     beside = outside[:, :-2, 1:-1] | outside[:, 2:, 1:-1] | outside[:, 1:-1, :-2] | outside[:, 1:-1, 2:]
     closed = ~(beside & ~white & ~dark).any(axis=(1, 2))
-    return known & corners & fits & closed & _few_colours(images, tolerance)
-
-
-def _few_colours(images, tolerance):
-    """Tell which pictures hold at most MOST_COLOURS colours, colours within the tolerance of one another being one."""
-    levels = images.reshape(len(images), -1, 3).astype(np.uint32)
-    step = 2 * int(tolerance) + 1
-    bins = (levels + tolerance) // step
-    keys = np.sort((bins[..., 0] << 16) | (bins[..., 1] << 8) | bins[..., 2], axis=1)
-    return 1 + (np.diff(keys.astype(np.int64), axis=1) != 0).sum(axis=1) <= MOST_COLOURS
+    # A slightly wrong pixel may pass for a neighbour of its colour, hence room for some more colours.
+    most = MOST_COLOURS + 2 * int(tolerance)
+    number = 1 + (np.diff(np.sort(colour.reshape(len(colour), -1), axis=1), axis=1) != 0).sum(axis=1)
+    return known & corners & fits & closed & (number <= most)

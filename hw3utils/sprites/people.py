@@ -656,17 +656,6 @@ _WALKER = Kind(
     weight=4.0,
 )
 
-_COLLARS = (
-    NOTHING,
-    part("collar", 8, 8, """
-        tt
-        tT"""),
-    part("saddle", 7, 3, """
-        .uttT.
-        .ttyT.
-        .tttT."""),
-)
-
 _COATS = ("orange", "yellow", "brown", "grey", "blue", "pink", "red", "purple", "teal", "green")
 
 _DOG = Kind(
