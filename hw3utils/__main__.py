@@ -144,18 +144,21 @@ def _train(arguments: argparse.Namespace) -> int:
         resume=arguments.resume,
         capture=arguments.capture,
     )
-    shown = 0.0
+    bar, shown = None, 0.0
     with _interruptible() as stop:
-        bar = progress(steps, total=config.steps, desc="training", show=is_main_process())
-        for step in bar:
-            if step.step == 1 or bar.n == 0:
-                bar.n = bar.initial = step.step - 1
+        for step in steps:
+            if bar is None:
+                bar = progress(
+                    None, total=config.steps, initial=step.step - 1, desc="training", show=is_main_process()
+                )
             shown = step.loss if shown == 0 else 0.98 * shown + 0.02 * step.loss
             bar.set_postfix(loss=f"{shown:.4f}", refresh=False)
+            bar.update()
             if step.heldout is not None and not bar.disable and step.step % (10 * config.heldout_every) == 0:
                 bar.write(f"step {step.step}: held-out loss {step.heldout:.4f}")
             if stop:
                 steps.close()
+                bar.close()
                 say(f"stopped after step {step.step}; go on with the same command and --resume", file=sys.stderr)
                 return 130
     say(f"weights and their card are in {arguments.out / 'weights.safetensors'}")

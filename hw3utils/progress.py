@@ -10,12 +10,12 @@ QUIET_VARIABLE = "HW3_QUIET"
 
 
 def progress(
-    items: Iterable, *, total: int | None = None, desc: str | None = None, show: bool = True, **options: Any
+    items: Iterable | None, *, total: int | None = None, desc: str | None = None, show: bool = True, **options: Any
 ) -> tqdm:
     """Wrap an iterable in a progress bar that refreshes once a second and goes when it is done.
 
     Args:
-        items: what to go through.
+        items: what to go through; None for a bar that the caller updates.
         total: how many there are, where `items` does not know.
         desc: what is being done.
         show: False for a bar that is never drawn.
