@@ -2,13 +2,14 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hw3utils.schedules import check_number
+from hw3utils.schedules import check_number, schedule_from_card
 
 
 def sinusoidal_embedding(t: Tensor, dimension: int, *, max_period: float = 10_000.0) -> Tensor:
@@ -101,11 +102,15 @@ class UNet(nn.Module):
         n_classes: number of classes.
         groups: groups of every GroupNorm.
         time_width: length of the sinusoidal embedding of t.
+        schedule: card of the noise schedule (`NoiseSchedule.card()`). With it the answer is noise_t x_t + signal_t f,
+            where f is what the layers compute: for data of variance 1 the first term is the best linear guess, and
+            near t = T, where the noise is all there is, f has next to no say. None: the answer is f.
 
     Raises:
-        ValueError: when the three sequences differ in length, or a width does not fit the groups.
+        ValueError: when the three sequences differ in length, a width does not fit the groups, or the card is wrong.
 
-    Source: Ho et al. 2020, arXiv 2006.11239, appendix B; scale and shift: Nichol and Dhariwal 2021, arXiv 2102.09672.
+    Source: Ho et al. 2020, arXiv 2006.11239, appendix B; scale and shift: Nichol and Dhariwal 2021, arXiv 2102.09672;
+    f is the velocity of Salimans and Ho 2022, arXiv 2202.00512, section 4, here inside a noise predictor.
     """
 
     def __init__(
@@ -118,6 +123,7 @@ class UNet(nn.Module):
         n_classes: int = 5,
         groups: int = 8,
         time_width: int = 128,
+        schedule: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if not len(widths) == len(blocks_down) == len(blocks_up) > 0:
@@ -135,7 +141,13 @@ class UNet(nn.Module):
             "n_classes": n_classes,
             "groups": groups,
             "time_width": time_width,
+            "schedule": None if schedule is None else dict(schedule),
         }
+        levels = None
+        if schedule is not None:
+            made = schedule_from_card(schedule)
+            levels = torch.stack([made.signal, made.noise]).float()
+        self.register_buffer("levels", levels, persistent=False)
         self.n_classes = n_classes
         self.time_width = time_width
         embedding_width = 2 * time_width
@@ -213,7 +225,11 @@ class UNet(nn.Module):
                 h = F.interpolate(self.grow[level](h), scale_factor=2) + skips.pop()
             for block in self.up[level]:
                 h = block(h, *next(modulation))
-        return self.head(F.silu(self.norm(h))).to(x_t.dtype)
+        f = self.head(F.silu(self.norm(h))).to(x_t.dtype)
+        if self.levels is None:
+            return f
+        signal, noise = self.levels[:, t].to(x_t.dtype)[:, :, None, None, None]
+        return noise * x_t + signal * f
 
 
 def guided(network: nn.Module, *, guidance: float = 1.0) -> Callable[[Tensor, Tensor, Tensor], Tensor]:

@@ -40,7 +40,7 @@ def diffusion_parts(
     """The recipe's network (first weights by seed), schedule and objective for a data set."""
     n_classes = data.train_labels.shape[1]
     schedule = linear_schedule()
-    network = seeded(lambda: UNet(n_classes=n_classes, **network_arguments), seed)
+    network = seeded(lambda: UNet(n_classes=n_classes, schedule=schedule.card(), **network_arguments), seed)
     return network, schedule, DiffusionObjective(schedule, label_dropout=0.1, n_classes=n_classes)
 
 
