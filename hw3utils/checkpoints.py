@@ -37,7 +37,7 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
         os.close(handle)
         temporary = Path(name)
         write(temporary)
-        with temporary.open("rb") as file:
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
@@ -50,10 +50,26 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
     return path
 
 
+def check_writable(folder: str | Path) -> Path:
+    """Make a folder if it is missing and see that a file can be written there, before long work that ends in one.
+
+    Raises:
+        OSError: in one sentence, when it cannot.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"could not write to the folder {folder} ({error.strerror}); choose another one.") from error
+    return folder
+
+
 def write_json(path: str | Path, value: Any) -> Path:
     """Write a value as indented JSON, atomically."""
     text = json.dumps(value, indent=1, allow_nan=False) + "\n"
-    return write_atomically(path, lambda temporary: temporary.write_text(text))
+    return write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
@@ -67,8 +83,8 @@ def read_json(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}; check the path.")
     try:
-        value = json.loads(path.read_text())
-    except ValueError:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
         raise ValueError(f"{path} is not readable as JSON; it may be cut off, or another kind of file.") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} holds a JSON {type(value).__name__}, expected an object.")
@@ -139,7 +155,7 @@ def save_weights(
     Args:
         path: the safetensors file; its card has the same name and the suffix .json.
         tensors: the state to keep (for example the EMA's).
-        network: gives the architecture's name and arguments.
+        network: gives the architecture's name and, from its attribute `config`, the arguments.
         schedule: the schedule it was trained for.
         card: everything else that is known of the run.
         dtype: store floating tensors in this type (None: as they are).
@@ -153,13 +169,13 @@ def save_weights(
         for name, tensor in tensors.items()
     }
     write_tensors(path, kept)
-    whole = {
+    own = {
         "network": {"name": type(network).__name__, **network.config},
         "schedule": schedule.card(),
         "sha256": file_sha256(path),
-        **card,
     }
-    write_json(path.with_suffix(".json"), whole)
+    # What describes this file comes from this file, also when the card is that of another one.
+    write_json(path.with_suffix(".json"), own | {key: value for key, value in card.items() if key not in own})
     return path
 
 
@@ -195,11 +211,14 @@ def load_weights(
     if not isinstance(name, str) or name not in NETWORKS:
         raise ValueError(f"{card_path} names the network {name!r}, expected one of {', '.join(NETWORKS)}.")
     try:
-        network = NETWORKS[name](**{key: value for key, value in described.items() if key != "name"})
+        # First weights are drawn and then replaced: let them not move the global random state.
+        with torch.random.fork_rng(devices=[]):
+            network = NETWORKS[name](**{key: value for key, value in described.items() if key != "name"})
     except TypeError:
         raise ValueError(f"{card_path} describes {name} by arguments that it does not take: {described}.") from None
+    schedule = schedule_from_card(card["schedule"])
     load_state(network, tensors, str(path))
-    return network.to(device).eval(), schedule_from_card(card["schedule"]), card
+    return network.to(device).eval(), schedule, card
 
 
 PRETRAINED_FOLDER = Path(__file__).parent / "pretrained"

@@ -6,9 +6,10 @@ wrong but not what would be right, when the function fails. The input is fresh i
 given.
 """
 
+import itertools
 import math
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -228,4 +229,85 @@ def check_sample_ddpm(
         drift = abs(float(x.mean()) - mean) / max(math.sqrt(got), 1e-9)
         _say(drift < 0.1, f"the samples' mean is {float(x.mean()):.3f} for data of mean {mean}.")
         worst = max(worst, off)
+    return worst
+
+
+def gaussian_ddim_chain(schedule: NoiseSchedule, s: float, times: Sequence[int], eta: float) -> tuple[float, float]:
+    """What DDIM makes of x_T on N(0, s^2) data with the exact eps model: x_0 = factor x_T + noise of the variance.
+
+    Args:
+        schedule: noise schedule.
+        s: standard deviation of the data.
+        times: time steps from T down to 0.
+        eta: share of the posterior's standard deviation, 0 to 1.
+
+    Returns:
+        The factor and the variance of the noise that was added on the way, each exact.
+
+    Source: Song, Meng and Ermon 2021, arXiv 2010.02502, equations 12 and 16.
+    """
+    factor, variance = 1.0, 0.0
+    for t, before in itertools.pairwise(times):
+        bar, bar_s = float(schedule.alpha_bar[t]), float(schedule.alpha_bar[before])
+        sigma2 = eta**2 * (1 - bar_s) / (1 - bar) * (1 - bar / bar_s)
+        on_eps = math.sqrt(1 - bar) / (bar * s**2 + 1 - bar)
+        on_x0 = (1 - math.sqrt(1 - bar) * on_eps) / math.sqrt(bar)
+        a = math.sqrt(bar_s) * on_x0 + math.sqrt(1 - bar_s - sigma2) * on_eps
+        factor, variance = a * factor, a**2 * variance + sigma2
+    return factor, variance
+
+
+def check_sample_ddim(
+    sample: Callable[[EpsModel, Tensor, NoiseSchedule, Sequence[int], float, torch.Generator], Tensor],
+    *,
+    generator: torch.Generator | None = None,
+) -> float:
+    """Judge Q1.P5: sample(eps_model, x_T, schedule, times, eta, generator) -> x_0, times going from T down to 0.
+
+    On Gaussian data every step is linear. With eta = 0 each sample is known; with eta > 0 the part that follows x_T and
+    the variance of the rest are.
+
+    Returns:
+        The largest deviation: relative for eta = 0, in twentieths of standard errors otherwise.
+    """
+    generator = _generator(generator)
+    n, worst = 20_000, 0.0
+    schedule = linear_schedule(100, 1e-3, 0.1)
+    full, strided = list(range(100, -1, -1)), [100, 80, 60, 45, 30, 20, 10, 4, 0]
+    for times, eta in ((strided, 0.0), (full, 0.0), (strided, 1.0), (strided, 0.5), (full, 1.0)):
+        s = 0.05 + float(torch.rand((), generator=generator))
+        asked: list[int] = []
+
+        def eps_model(x: Tensor, t: Tensor, s: float = s, asked: list = asked) -> Tensor:
+            steps = torch.as_tensor(t).cpu().reshape(-1)
+            asked.append(int(steps[0]))
+            signal, noise = (table[steps].to(x).view(-1, 1) for table in (schedule.signal, schedule.noise))
+            return noise * x / (signal**2 * s**2 + noise**2)
+
+        x_T = torch.randn(n, 1, generator=generator)
+        kept = x_T.clone()
+        x = _tensor(sample(eps_model, x_T, schedule, times, eta, generator), "x_0", (n, 1))
+        _say(torch.equal(x_T, kept), "x_T itself was changed; make a new tensor.")
+        _say(asked == times[:-1], "the model must be asked once at each of the given times but the last, 0.")
+        factor, variance = gaussian_ddim_chain(schedule, s, times, eta)
+        where = f"with {len(times) - 1} steps and eta = {eta:g}"
+        if eta == 0:
+            slope = float((x * x_T).sum() / x_T.double().square().sum())
+            rest = float((x - slope * x_T).abs().max())
+            _say(
+                rest < 1e-3 * max(abs(slope), 1e-3),
+                f"{where} the result must depend on x_T alone, but noise was added.",
+            )
+            error = abs(slope / factor - 1)
+            _say(error < 1e-3, f"{where} the samples are {slope / factor:.3g} times as wide as they should be.")
+            worst = max(worst, error)
+            continue
+        slope = float((x * x_T).sum() / x_T.double().square().sum())
+        got = float((x - slope * x_T).var())
+        off = abs(got / variance - 1) / math.sqrt(2 / n)
+        word = "much" if got > variance else "little"
+        _say(off < 5, f"{where} too {word} noise was added: variance {got:.4g} where {variance:.4g} belongs.")
+        drift = abs(slope - factor) / math.sqrt(variance / n)
+        _say(drift < 5, f"{where} the part that follows x_T is off: the step and its noise do not belong together.")
+        worst = max(worst, off / 20, drift / 20)
     return worst

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hw3utils.schedules import check_number, schedule_from_card
+from hw3utils.schedules import check_count, check_number, schedule_from_card
 
 
 def sinusoidal_embedding(t: Tensor, dimension: int, *, max_period: float = 10_000.0) -> Tensor:
@@ -23,10 +23,13 @@ def sinusoidal_embedding(t: Tensor, dimension: int, *, max_period: float = 10_00
     Returns:
         float32 tensor (B, dimension), sines first.
 
+    Raises:
+        ValueError: when the dimension is odd or not positive.
+
     Source: Vaswani et al. 2017, arXiv 1706.03762, section 3.5, as used by Ho et al. 2020, arXiv 2006.11239, appendix B.
     """
-    if dimension % 2:
-        raise ValueError(f"a sinusoidal embedding has as many sines as cosines: got dimension {dimension}, want even")
+    if check_count(dimension, "dimension", low=2) % 2:
+        raise ValueError(f"dimension is {dimension}, expected an even number: as many sines as cosines.")
     half = dimension // 2
     exponent = torch.arange(half, device=t.device, dtype=torch.float32) / half
     angle = t.float()[:, None] * torch.exp(-math.log(max_period) * exponent)
@@ -66,14 +69,14 @@ class Attention(nn.Module):
     """x + self-attention over the pixels of x; the attention itself in fp32, which is the faster one on a CPU.
 
     Args:
-        width: channels, a multiple of `heads`.
+        width: channels, a multiple of the 4 heads.
         groups: groups of the GroupNorm.
-        heads: attention heads.
     """
 
-    def __init__(self, width: int, groups: int, heads: int = 4) -> None:
+    heads = 4
+
+    def __init__(self, width: int, groups: int) -> None:
         super().__init__()
-        self.heads = heads
         self.norm = nn.GroupNorm(groups, width)
         self.qkv = nn.Conv2d(width, 3 * width, 1)
         self.out = _zeroed(nn.Conv2d(width, width, 1))
@@ -82,7 +85,9 @@ class Attention(nn.Module):
         """x (B, width, H, W)."""
         b, c, h, w = x.shape
         qkv = self.qkv(self.norm(x)).float().view(b, 3, self.heads, c // self.heads, h * w).transpose(-1, -2)
-        mixed = F.scaled_dot_product_attention(*qkv.unbind(1))
+        # Autocast would take these back to half the precision.
+        with torch.autocast(x.device.type, enabled=False):
+            mixed = F.scaled_dot_product_attention(*qkv.unbind(1))
         return x + self.out(mixed.transpose(-1, -2).reshape(b, c, h, w))
 
 
@@ -126,13 +131,28 @@ class UNet(nn.Module):
         schedule: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if not len(widths) == len(blocks_down) == len(blocks_up) > 0:
+        # Upper limits, far above any use: a damaged card should be an error and not a full memory.
+        for name, value, low in (("channels", channels, 1), ("n_classes", n_classes, 0), ("groups", groups, 1)):
+            check_count(value, name, low=low, high=10_000)
+        check_count(time_width, "time_width", low=2, high=1024)
+        for name, values, high in (
+            ("widths", widths, 1024),
+            ("blocks_down", blocks_down, 16),
+            ("blocks_up", blocks_up, 16),
+        ):
+            if not isinstance(values, Sequence) or isinstance(values, str) or not 0 < len(values) <= 8:
+                raise ValueError(f"{name} is {values!r}, expected one number for each of 1 to 8 levels.")
+            for value in values:
+                check_count(value, f"a number in {name}", high=high)
+        if not len(widths) == len(blocks_down) == len(blocks_up):
             raise ValueError(
                 f"widths, blocks_down and blocks_up describe the same levels: got lengths {len(widths)}, "
-                f"{len(blocks_down)} and {len(blocks_up)}, expected the same"
+                f"{len(blocks_down)} and {len(blocks_up)}, expected the same."
             )
         if any(width % groups for width in widths):
-            raise ValueError(f"every width must be a multiple of groups = {groups}: got {tuple(widths)}")
+            raise ValueError(f"every width must be a multiple of groups = {groups}: got {tuple(widths)}.")
+        if widths[-1] % Attention.heads:
+            raise ValueError(f"the last width must be a multiple of {Attention.heads}, the heads: got {widths[-1]}.")
         self.config = {
             "channels": channels,
             "widths": list(widths),
@@ -196,10 +216,12 @@ class UNet(nn.Module):
             The predicted noise, shape and dtype of x_t.
 
         Raises:
-            ValueError: on a wrong shape.
+            ValueError: on a wrong shape or dtype.
         """
         factor = 2 ** (len(self.down) - 1)
         channels = self.stem.in_channels
+        if not x_t.is_floating_point():
+            raise ValueError(f"this UNet takes floating-point pictures: got {x_t.dtype}; scale them to [-1, 1] first.")
         if x_t.ndim != 4 or x_t.shape[1] != channels or x_t.shape[2] % factor or x_t.shape[3] % factor:
             raise ValueError(
                 f"this UNet takes pictures (B, {channels}, H, W) with sides a multiple of {factor}: "
@@ -209,6 +231,10 @@ class UNet(nn.Module):
             raise ValueError(
                 f"t and label hold one value a picture, shape ({len(x_t)},): got t {tuple(t.shape)}"
                 + ("" if label is None else f" and label {tuple(label.shape)}")
+            )
+        if t.dtype != torch.int64 or (label is not None and label.dtype != torch.int64):
+            raise ValueError(
+                f"t and label are int64: got t {t.dtype}" + ("" if label is None else f" and label {label.dtype}")
             )
         modulation = self.scales_and_shifts(t, label)
         h = self.stem(x_t)

@@ -17,6 +17,8 @@ class Profile:
         live_steps: 02, optimizer steps trained in the notebook.
         live_heldout: 02, held-out pictures behind each point of the curve.
         samples: 02 and 03, pictures shown of each sampler.
+        ladder_samples: 03, pictures of each number of steps, up to 1000.
+        early_stop_samples: 03, pictures of each T' of ES-DDPM.
     """
 
     name: str
@@ -25,12 +27,30 @@ class Profile:
     live_steps: int
     live_heldout: int
     samples: int
+    ladder_samples: int
+    early_stop_samples: int
 
 
 PROFILES = {
-    "quick": Profile("quick", chain_samples=20_000, bound_samples=2_000, live_steps=300, live_heldout=256, samples=50),
+    "quick": Profile(
+        "quick",
+        chain_samples=20_000,
+        bound_samples=2_000,
+        live_steps=300,
+        live_heldout=256,
+        samples=50,
+        ladder_samples=8,
+        early_stop_samples=128,
+    ),
     "full": Profile(
-        "full", chain_samples=200_000, bound_samples=20_000, live_steps=50_000, live_heldout=1024, samples=50
+        "full",
+        chain_samples=200_000,
+        bound_samples=20_000,
+        live_steps=50_000,
+        live_heldout=1024,
+        samples=50,
+        ladder_samples=8,
+        early_stop_samples=2_000,
     ),
 }
 
