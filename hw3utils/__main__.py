@@ -8,9 +8,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from hw3utils import __version__
+
+if TYPE_CHECKING:
+    import torch
 
 
 class _Parser(argparse.ArgumentParser):
@@ -118,60 +121,91 @@ def _interruptible() -> Iterator[list[int]]:
 def _train(arguments: argparse.Namespace) -> int:
     import torch
 
+    from hw3utils.checkpoints import check_writable, read_json
     from hw3utils.progress import progress
-    from hw3utils.recipes import RECIPES, is_main_process, train_sprites
+    from hw3utils.recipes import RECIPES, is_main_process, process_count, train_sprites
     from hw3utils.sprites import load_sprites
-    from hw3utils.training import resolve_device
+    from hw3utils.training import POINTER, resolve_device
 
     names = [field.name for field in dataclasses.fields(RECIPES[arguments.recipe])]
     given = {name: value for name in names if (value := getattr(arguments, name, None)) is not None}
     config = dataclasses.replace(RECIPES[arguments.recipe], **given)
     device = resolve_device(arguments.device)
+    pointer = arguments.out / POINTER
+    if arguments.resume and not pointer.exists():
+        raise ValueError(f"there is no checkpoint in {arguments.out} to resume; leave --resume out to begin.")
+    if not arguments.resume and pointer.exists():
+        raise ValueError(f"{arguments.out} already holds a checkpoint; add --resume or choose another --out.")
+    check_writable(arguments.out)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         if device.type == "cuda":
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(device)
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     say = print if is_main_process() else lambda *_, **__: None
-    data = load_sprites(arguments.source, root=arguments.root)
-    say(f"data: {data.source}, {len(data.train_images)} pictures to train on")
-    say(f"{config.steps} steps of {config.batch_size} on {device}, {config.precision}; writing to {arguments.out}")
-    steps = train_sprites(
-        data,
-        config,
-        out=arguments.out,
-        device=device,
-        resume=arguments.resume,
-        capture=arguments.capture,
-    )
-    bar, shown = None, 0.0
-    with _interruptible() as stop:
-        for step in steps:
-            if bar is None:
-                bar = progress(
-                    None, total=config.steps, initial=step.step - 1, desc="training", show=is_main_process()
-                )
-            shown = step.loss if shown == 0 else 0.98 * shown + 0.02 * step.loss
-            bar.set_postfix(loss=f"{shown:.4f}", refresh=False)
-            bar.update()
-            if step.heldout is not None and not bar.disable and step.step % (10 * config.heldout_every) == 0:
-                bar.write(f"step {step.step}: held-out loss {step.heldout:.4f}")
-            if stop:
-                steps.close()
-                bar.close()
-                say(f"stopped after step {step.step}; go on with the same command and --resume", file=sys.stderr)
-                return 130
-    say(f"weights and their card are in {arguments.out / 'weights.safetensors'}")
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    try:
+        say("loading the sprites", flush=True)
+        data = load_sprites(arguments.source, root=arguments.root)
+        say(f"data: {data.source}, {len(data.train_images)} pictures to train on")
+        say(
+            f"{config.steps} steps of {config.batch_size} on {device}, {config.precision}; writing to {arguments.out}",
+            flush=True,
+        )
+        steps = train_sprites(
+            data,
+            config,
+            out=arguments.out,
+            device=device,
+            resume=arguments.resume,
+            capture=arguments.capture,
+        )
+        bar, shown = None, 0.0
+        with _interruptible() as caught:
+            for step in steps:
+                if bar is None:
+                    bar = progress(
+                        None, total=config.steps, initial=step.step - 1, desc="training", show=is_main_process()
+                    )
+                shown = step.loss if shown == 0 else 0.98 * shown + 0.02 * step.loss
+                bar.set_postfix(loss=f"{shown:.4f}", refresh=False)
+                bar.update()
+                if step.heldout is not None and not bar.disable and step.step % (10 * config.heldout_every) == 0:
+                    bar.write(f"step {step.step}: held-out loss {step.heldout:.4f}")
+                if _any_process(bool(caught), process_count(), device):
+                    steps.close()
+                    bar.close()
+                    if is_main_process():
+                        print(
+                            f"stopped; step {read_json(pointer)['step']} is saved in {arguments.out}, "
+                            "go on with the same command and --resume",
+                            file=sys.stderr,
+                        )
+                    return 130
+        if bar is not None:
+            bar.close()
+        say(f"weights and their card are in {arguments.out / 'weights.safetensors'}")
+    finally:
+        if process_count() > 1:
+            torch.distributed.destroy_process_group()
     return 0
+
+
+def _any_process(flag: bool, processes: int, device: "torch.device") -> bool:
+    """Whether a flag is up in any process, so that all of them stop after the same step."""
+    if processes == 1:
+        return flag
+    import torch
+
+    flags = torch.tensor(float(flag), device=device)
+    torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
+    return bool(flags)
 
 
 def _sample(arguments: argparse.Namespace) -> int:
     import torch
 
     from hw3utils import samplers
-    from hw3utils.checkpoints import load_pretrained, load_weights, pretrained_names
+    from hw3utils.checkpoints import load_weights, pretrained_names, pretrained_path
     from hw3utils.networks import guided
     from hw3utils.plots import save_grid
     from hw3utils.progress import progress
@@ -182,13 +216,20 @@ def _sample(arguments: argparse.Namespace) -> int:
         raise ValueError("--guidance strengthens a class; give the class with --label as well.")
     if arguments.eta is not None and arguments.sampler != "ddim":
         raise ValueError(f"--eta is an option of the ddim sampler, not of {arguments.sampler}; leave it out.")
-    if arguments.out.suffix.lower() != ".png":
-        raise ValueError(f"--out is {arguments.out}, expected the name of a PNG file.")
+    _check_png(arguments.out)
     device = resolve_device(arguments.device)
-    load = load_pretrained if arguments.weights in pretrained_names() else load_weights
-    network, schedule, card = load(arguments.weights, device=device)
+    shipped = pretrained_names()
+    if arguments.weights not in shipped and not Path(arguments.weights).exists():
+        expected = f"a safetensors file, its folder, or one of {', '.join(shipped)}"
+        raise ValueError(f"--weights is {arguments.weights!r}, expected {expected}.")
+    path = pretrained_path(arguments.weights) if arguments.weights in shipped else arguments.weights
+    network, schedule, card = load_weights(path, device=device)
     label = _label(arguments.label, card, network.n_classes)
-    eps_model = network if label is None else guided(network, guidance=arguments.guidance or 1.0)
+    eps_model = (
+        network
+        if label is None
+        else guided(network, guidance=1.0 if arguments.guidance is None else arguments.guidance)
+    )
     sampler, default_steps, options = {
         "ddpm": (samplers.sample_ddpm, schedule.T, {}),
         "ddim": (samplers.sample_ddim, 50, {"eta": arguments.eta or 0.0}),
@@ -228,21 +269,35 @@ def _label(text: str | None, card: dict, n_classes: int) -> int | None:
     """The class of a name or number."""
     if text is None:
         return None
-    names = card.get("data", {}).get("class_names", [])
+    data = card.get("data")
+    names = data.get("class_names", []) if isinstance(data, dict) else []
     if text in names:
         return names.index(text)
-    if text.isdigit() and int(text) < n_classes:
+    if text.isdecimal() and int(text) < n_classes:
         return int(text)
-    raise ValueError(f"--label is {text!r}, expected 0..{n_classes - 1} or one of {', '.join(names)}.")
+    known = f" or one of {', '.join(names)}" if names else ""
+    raise ValueError(f"--label is {text!r}, expected 0..{n_classes - 1}{known}.")
+
+
+def _check_png(path: Path) -> None:
+    """Raise unless a PNG file can be written there, before the work that ends in it."""
+    from hw3utils.checkpoints import check_writable
+
+    if path.suffix.lower() != ".png" or path.is_dir():
+        raise ValueError(f"--out is {path}, expected the name of a PNG file.")
+    check_writable(path.parent)
 
 
 def _data(arguments: argparse.Namespace) -> int:
+    from hw3utils.checkpoints import write_atomically
     from hw3utils.sprites import describe, load_sprites, preview
 
+    if arguments.preview:
+        _check_png(arguments.out)
     data = load_sprites(arguments.source, root=arguments.root)
     print(describe(data))
     if arguments.preview:
-        preview(data, arguments.out)
+        write_atomically(arguments.out, lambda temporary: preview(data, temporary))
         print(f"a labelled picture of each class is in {arguments.out}")
     return 0
 
@@ -256,7 +311,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"hw3 {parsed.command}: interrupted; what was written before is whole", file=sys.stderr)
         return 130
     except (ValueError, OSError, FloatingPointError) as error:
-        print(f"hw3 {parsed.command}: {error}", file=sys.stderr)
+        # One line, whatever a library put into its message.
+        print(f"hw3 {parsed.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1 if isinstance(error, FloatingPointError) else 2
 
 

@@ -121,23 +121,32 @@ def file_sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def load_state(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Copy tensors into a module, which must have exactly those names and shapes.
+def check_state(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: str) -> None:
+    """Hold tensors against those they are to replace: the same names and shapes, and finite numbers.
 
     Raises:
         ValueError: naming the first tensor that is missing, unexpected, of another shape, or not finite.
     """
-    state = module.state_dict()
-    for name in sorted(state.keys() | tensors.keys()):
+    for name in sorted(wanted.keys() | tensors.keys()):
         if name not in tensors:
             raise ValueError(f"{source} has no tensor {name}; it was made for another network.")
-        if name not in state:
+        if name not in wanted:
             raise ValueError(f"{source} has a tensor {name} that the network lacks; it was made for another network.")
-        if tensors[name].shape != state[name].shape:
-            got, want = tuple(tensors[name].shape), tuple(state[name].shape)
+        if tensors[name].shape != wanted[name].shape:
+            got, want = tuple(tensors[name].shape), tuple(wanted[name].shape)
             raise ValueError(f"{source} has {name} of shape {got}, the network has {want}; it is for another network.")
         if not tensors[name].isfinite().all():
             raise ValueError(f"{source} has values in {name} that are not finite; the file is damaged.")
+
+
+def load_state(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Copy tensors into a module, which must have exactly those names and shapes.
+
+    Raises:
+        ValueError: as `check_state`, before anything is changed.
+    """
+    state = module.state_dict()
+    check_state(state, tensors, source)
     module.load_state_dict({name: tensor.to(state[name].dtype) for name, tensor in tensors.items()})
 
 
@@ -214,9 +223,9 @@ def load_weights(
         # First weights are drawn and then replaced: let them not move the global random state.
         with torch.random.fork_rng(devices=[]):
             network = NETWORKS[name](**{key: value for key, value in described.items() if key != "name"})
-    except TypeError:
-        raise ValueError(f"{card_path} describes {name} by arguments that it does not take: {described}.") from None
-    schedule = schedule_from_card(card["schedule"])
+        schedule = schedule_from_card(card["schedule"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{card_path} describes a network or schedule that cannot be made: {error}") from None
     load_state(network, tensors, str(path))
     return network.to(device).eval(), schedule, card
 
@@ -229,9 +238,18 @@ def pretrained_names() -> list[str]:
     return sorted(path.stem for path in PRETRAINED_FOLDER.glob("*.safetensors"))
 
 
-def load_pretrained(
-    name: str = "sprites", *, device: str | torch.device = "cpu"
-) -> tuple[nn.Module, NoiseSchedule, dict[str, Any]]:
+def pretrained_path(name: str) -> Path:
+    """The safetensors file of shipped weights; their card lies beside it.
+
+    Raises:
+        ValueError: on an unknown name.
+    """
+    if name not in pretrained_names():
+        raise ValueError(f"there are no shipped weights {name!r}, expected one of {', '.join(pretrained_names())}.")
+    return PRETRAINED_FOLDER / f"{name}.safetensors"
+
+
+def load_pretrained(name: str = "sprites", *, device: str | torch.device = "cpu") -> tuple[nn.Module, NoiseSchedule]:
     """Load weights that are shipped with the package, their hash checked.
 
     Args:
@@ -239,11 +257,15 @@ def load_pretrained(
         device: where the network goes.
 
     Returns:
-        The network in fp32 and evaluation mode, its schedule, and the whole card of the run.
+        The network in fp32 and evaluation mode, and its schedule.
 
     Raises:
         ValueError: on an unknown name or a damaged file.
     """
-    if name not in pretrained_names():
-        raise ValueError(f"there are no shipped weights {name!r}, expected one of {', '.join(pretrained_names())}.")
-    return load_weights(PRETRAINED_FOLDER / f"{name}.safetensors", device=device)
+    network, schedule, _ = load_weights(pretrained_path(name), device=device)
+    return network, schedule
+
+
+def pretrained_card(name: str = "sprites") -> dict[str, Any]:
+    """The card of shipped weights: every parameter of the run that made them, and its loss curve."""
+    return read_json(pretrained_path(name).with_suffix(".json"))

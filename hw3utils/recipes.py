@@ -86,7 +86,13 @@ def train_sprites(
 
 def is_main_process() -> bool:
     """Whether this process writes the files: always, but for ranks above 0 of torch.distributed."""
-    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+    return process_count() == 1 or torch.distributed.get_rank() == 0
+
+
+def process_count() -> int:
+    """How many processes of torch.distributed train together, 1 without it."""
+    together = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if together else 1
 
 
 def run_card(

@@ -47,20 +47,30 @@ class Report:
         Args:
             item: the graded item, for example "Q1.P2".
             claim: what the number is, in words that end before it.
-            value: the number; of a tensor, the largest absolute entry counts.
-            below, above: limits, at least one; both excluded.
+            value: the number, or a tensor of numbers that must all hold.
+            below, above: limits, at least one; both excluded. A positive upper limit alone bounds an error, whose
+                sign is left out.
 
         Raises:
             AssertionError: when the number is not within its limits, or not a number.
-            ValueError: on an item that is not at home here, or without a limit.
+            ValueError: on an item that is not at home here, without a limit, or without a number.
         """
         if item not in self.claims:
             raise ValueError(f"{item!r} has no home in notebook {self.notebook}, expected one of {list(self.claims)}.")
         if below is None and above is None:
             raise ValueError("a check needs a limit; give below, above, or both.")
-        number = float(torch.as_tensor(value).detach().abs().max()) if isinstance(value, Tensor) else float(value)
+        value = value.detach().cpu() if isinstance(value, Tensor) else value
+        numbers = torch.as_tensor(value, dtype=torch.float64).flatten()
+        if not numbers.numel():
+            raise ValueError(f"{claim!r} got no number, expected at least one.")
+        if above is None and below > 0:
+            numbers = numbers.abs()
+        low, high = float(numbers.min()), float(numbers.max())
         limits = [f"{name} {limit:g}" for name, limit in (("above", above), ("below", below)) if limit is not None]
-        holds = math.isfinite(number) and (below is None or number < below) and (above is None or number > above)
+        good_low = math.isfinite(low) and (above is None or low > above)
+        good_high = math.isfinite(high) and (below is None or high < below)
+        holds = good_low and good_high
+        number = high if below is not None and (good_low or not good_high) else low
         # An upper limit alone bounds an error: a thousandth of it is where rounding may decide.
         floor = below / 1000 if below is not None and above is None else 0.0
         shown = _show(number, floor)

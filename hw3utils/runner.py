@@ -1,8 +1,11 @@
 """Execute the notebooks: fresh kernels, in number order, with one line for each and the graded items at the end."""
 
+import asyncio
+import contextlib
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -18,8 +21,8 @@ from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 
 from hw3utils.assignment import ITEMS
-from hw3utils.checkpoints import write_atomically
-from hw3utils.profiles import PROFILE_VARIABLE
+from hw3utils.checkpoints import check_writable, write_atomically
+from hw3utils.profiles import PROFILE_VARIABLE, PROFILES
 from hw3utils.progress import QUIET_VARIABLE
 from hw3utils.report import MIMETYPE
 
@@ -56,7 +59,9 @@ def find_notebooks(names: Sequence[str] = ()) -> list[Path]:
     found = []
     for name in names:
         fits = [
-            p for p in known if name in (p.name, p.stem) or (name.isdigit() and p.name.startswith(f"{int(name):02d}_"))
+            p
+            for p in known
+            if name in (p.name, p.stem) or (name.isdecimal() and p.name.startswith(f"{int(name):02d}_"))
         ]
         if not fits and Path(name).suffix == ".ipynb" and Path(name).is_file():
             fits = [Path(name).resolve()]
@@ -70,7 +75,10 @@ def find_notebooks(names: Sequence[str] = ()) -> list[Path]:
 
 def execute(path: Path, outcome: Outcome, *, figures: Path, profile: str, tick: bool = True) -> NotebookNode:
     """Run every cell of a notebook in a fresh kernel until one fails; the executed copy, with `outcome` filled in."""
-    notebook = nbformat.read(path, as_version=4)
+    try:
+        notebook = nbformat.read(path, as_version=4)
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read as a notebook ({error}); it may be cut off.") from None
     code = [n for n, cell in enumerate(notebook.cells) if cell.cell_type == "code" and cell.source.strip()]
     outcome.cells = len(code)
     began = time.monotonic()
@@ -81,10 +89,24 @@ def execute(path: Path, outcome: Outcome, *, figures: Path, profile: str, tick: 
         if tick and sys.stdout.isatty():
             print(f"\r{path.stem}: {outcome.done} of {outcome.cells} cells ...", end="", flush=True)
 
+    interrupted = []
+
+    def stop(task: asyncio.Task) -> None:
+        interrupted.append(True)
+        client.shutdown_kernel = "immediate"
+        task.cancel()
+
+    def started(notebook: NotebookNode) -> None:
+        # On Ctrl-C nbclient's own handler takes the kernel away and leaves us to wait for it.
+        with contextlib.suppress(RuntimeError):  # not the main thread, or Windows
+            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop, asyncio.current_task())
+
     client = NotebookClient(
         notebook,
         timeout=None,
+        kernel_name="python3",
         resources={"metadata": {"path": str(path.parent)}},
+        on_notebook_start=started,
         on_cell_executed=done,
         # The kernel's own warnings, on its transport for one, are not for the reader of our lines.
         extra_arguments=["--IPKernelApp.log_level=40"],
@@ -97,12 +119,17 @@ def execute(path: Path, outcome: Outcome, *, figures: Path, profile: str, tick: 
         outcome.error = f"{error.ename}: {error.evalue}"
     except (CellTimeoutError, DeadKernelError) as error:
         outcome.error = str(error).splitlines()[0]
+    except BaseException:
+        if not interrupted:
+            raise
     finally:
         for name, value in kept.items():
             if value is None:
                 os.environ.pop(name)
             else:
                 os.environ[name] = value
+    if interrupted:
+        raise KeyboardInterrupt
     if outcome.error is not None:
         outcome.error = " ".join(_COLOURS.sub("", outcome.error).split())
         outcome.failed_cell = code[min(outcome.done, len(code) - 1)] + 1
@@ -128,9 +155,16 @@ def run_notebooks(
 
     Returns:
         An outcome for each notebook, in the order they ran. A notebook that fails does not stop those after it.
+
+    Raises:
+        ValueError: on an unknown notebook or profile, or a file that is no notebook.
+        OSError: when `out` cannot be written.
+        KeyboardInterrupt: on Ctrl-C, the kernel gone and the notebooks before kept.
     """
+    if profile not in PROFILES:
+        raise ValueError(f"profile is {profile!r}, expected one of {', '.join(PROFILES)}.")
     paths = find_notebooks(names)
-    out = Path(out)
+    out = check_writable(out)
     outcomes = []
     print(f"running {len(paths)} notebooks, profile {profile}", flush=True)
     for path in paths:
@@ -146,9 +180,11 @@ def run_notebooks(
                     shutil.copy(figure, target / figure.name)
         text = nbformat.writes(notebook) + "\n"
         for target in [out / path.name, *([path] if update and good else [])]:
-            write_atomically(target, lambda temporary, text=text: temporary.write_text(text))
-        html, _ = HTMLExporter().from_notebook_node(notebook)
-        write_atomically(out / f"{path.stem}.html", lambda temporary, html=html: temporary.write_text(html))
+            write_atomically(target, lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))
+        html, _ = HTMLExporter().from_notebook_node(notebook, {"metadata": {"name": path.stem}})
+        write_atomically(
+            out / f"{path.stem}.html", lambda temporary, html=html: temporary.write_text(html, encoding="utf-8")
+        )
         clear = "\r" if sys.stdout.isatty() else ""
         line = f"{clear}{path.stem}: {outcome.done} of {outcome.cells} cells, {outcome.seconds:.1f} s"
         if not good:

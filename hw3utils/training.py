@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,16 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hw3utils.checkpoints import file_sha256, load_state, read_json, read_tensors, write_json, write_tensors
+from hw3utils.checkpoints import (
+    check_state,
+    check_writable,
+    file_sha256,
+    load_state,
+    read_json,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
 from hw3utils.schedules import NoiseSchedule, check_count, check_number
 
 PRECISIONS = ("fp32", "bf16")
@@ -55,13 +65,20 @@ class TrainConfig:
     heldout_every: int = 250
 
     def __post_init__(self) -> None:
+        # Kept as plain numbers: NumPy's, for one, would not go into the JSON of a checkpoint.
+        plain: dict[str, Any] = {"seed": check_count(self.seed, "seed", low=0, high=2**32 - 1)}
         for name in ("steps", "batch_size", "checkpoint_every", "heldout_every"):
-            check_count(getattr(self, name), name)
-        check_count(self.seed, "seed", low=0)
-        if check_number(self.lr, "lr", expected="a positive number") <= 0:
+            plain[name] = check_count(getattr(self, name), name)
+        for name, expected in (("lr", "a positive number"), ("ema_decay", "a number in [0, 1)")):
+            plain[name] = check_number(getattr(self, name), name, expected=expected)
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
+        if self.lr <= 0:
             raise ValueError(f"lr is {self.lr}, expected a positive number.")
-        if not 0 <= check_number(self.ema_decay, "ema_decay", expected="a number in [0, 1)") < 1:
+        if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay is {self.ema_decay}, expected a number in [0, 1).")
+        if not isinstance(self.lr_decay, bool):
+            raise ValueError(f"lr_decay is {self.lr_decay!r}, expected True or False.")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision is {self.precision!r}, expected one of {', '.join(PRECISIONS)}.")
 
@@ -113,7 +130,7 @@ class DiffusionObjective:
         if not labels:
             return x0, t, eps
         dropped = torch.rand(b, generator=generator, device=device) < self.label_dropout
-        return x0, t, eps, torch.where(dropped, self.n_classes, labels[0])
+        return x0, t, eps, labels[0].masked_fill(dropped, self.n_classes)
 
     def __call__(self, network: nn.Module, x0: Tensor, t: Tensor, eps: Tensor, *label: Tensor) -> Tensor:
         signal, noise = self.tables(x0.device).to(x0.dtype)[:, t].view(2, -1, *[1] * (x0.ndim - 1))
@@ -147,7 +164,7 @@ class EMA:
         torch._foreach_add_(self.average, change)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The averaged weights under the network's own names."""
+        """The averaged weights, and the buffers, under the network's own names; not copies."""
         averages = dict(zip((name for name, _ in self.network.named_parameters()), self.average, strict=True))
         return {name: averages.get(name, tensor).detach() for name, tensor in self.network.state_dict().items()}
 
@@ -201,8 +218,10 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise RuntimeError
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError):
         raise ValueError(
             f"device {str(name)!r} is not here; take auto, cpu, cuda or mps, as this machine has."
         ) from None
@@ -221,10 +240,14 @@ def heldout_loss(
         data: tensors of equal length, on any device.
         seed: decides every draw (made on the CPU, so that devices agree).
         batch_size: samples at once; part of what decides the draws.
+
+    Raises:
+        ValueError: when the data are no tensors of equal length, or a number is out of its range.
     """
     data = _as_batch(data)
-    device = next(network.parameters()).device
-    generator = torch.Generator().manual_seed(seed)
+    check_count(batch_size, "batch_size")
+    device = _device_of(network)
+    generator = torch.Generator().manual_seed(check_count(seed, "seed", low=0, high=2**32 - 1))
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     total = 0.0
@@ -242,11 +265,20 @@ def heldout_loss(
 def _as_batch(data: Tensor | Sequence[Tensor]) -> Batch:
     """One tensor or several of equal length as a tuple."""
     data = (data,) if isinstance(data, Tensor) else tuple(data)
-    if not data or any(len(tensor) != len(data[0]) for tensor in data) or not len(data[0]):
-        raise ValueError(
-            f"data is one tensor or several of the same length, not empty: got lengths {[len(d) for d in data]}."
-        )
+    if not all(isinstance(tensor, Tensor) and tensor.ndim for tensor in data):
+        got = ", ".join(type(tensor).__name__ for tensor in data)
+        raise ValueError(f"data is one tensor or several, the first dimension the sample: got {got}.")
+    lengths = [len(tensor) for tensor in data]
+    if not lengths or not lengths[0] or len(set(lengths)) > 1:
+        raise ValueError(f"data is one tensor or several of the same length, not empty: got lengths {lengths}.")
     return data
+
+
+def _device_of(network: nn.Module) -> torch.device:
+    """The device of a network's parameters."""
+    for parameter in network.parameters():
+        return parameter.device
+    raise ValueError(f"the network is a {type(network).__name__} without parameters, there is nothing to train.")
 
 
 def train(
@@ -264,7 +296,8 @@ def train(
 
     The network stays on its device; the data are copied there once. With `out`, a checkpoint is written every
     `checkpoint_every` steps, at the end, and when the caller stops listening (break, or closing the generator).
-    Under torch.distributed each process takes its share of the global batch; process 0 writes the files.
+    Under torch.distributed each process takes its share of the global batch; process 0 writes the files, and each one
+    reads them to resume.
 
     Args:
         network: any module that the objective can call.
@@ -274,7 +307,8 @@ def train(
         heldout: data on which the averaged network is measured every `heldout_every` steps.
         out: folder for checkpoints.
         resume: go on from the checkpoint in `out`, if there is one.
-        capture: replay the whole step as one CUDA graph (CUDA only); the losses then arrive in bursts.
+        capture: replay the whole step as one CUDA graph (CUDA only); the steps then arrive in bursts, network, average
+            and checkpoint being those of a burst's last step.
 
     Returns:
         An iterator over `Step`.
@@ -282,7 +316,8 @@ def train(
     Raises:
         ValueError: when the batch is larger than the data, the checkpoint belongs to other settings or is damaged, or
             `out` holds a checkpoint and resume is off.
-        FloatingPointError: when a loss is not finite; the last checkpoint stays as it was.
+        FloatingPointError: when a loss is not finite, or the weights are not when a checkpoint is due; the last
+            checkpoint stays as it was.
         OSError: when a checkpoint cannot be written; the last one stays as it was.
     """
     data = _as_batch(data)
@@ -290,13 +325,15 @@ def train(
         raise ValueError(
             f"batch_size is {config.batch_size} but there are {len(data[0])} samples; take a smaller batch."
         )
-    device = next(network.parameters()).device
+    device = _device_of(network)
     if capture and device.type != "cuda":
         raise ValueError(f"capture needs a network on a CUDA device, this one is on {device}; leave capture off.")
     if resume and out is None:
         raise ValueError("resume needs the folder of the checkpoint; give out as well.")
     if out is not None and not resume and (Path(out) / POINTER).exists():
         raise ValueError(f"{out} already holds a checkpoint; resume it or choose another folder.")
+    if out is not None:
+        check_writable(out)
     return _loop(
         network, data, objective, config, None if heldout is None else _as_batch(heldout), out, resume, capture
     )
@@ -316,11 +353,21 @@ def _loop(
     history = _History()
     if resume and (Path(out) / POINTER).exists():
         history = _load_checkpoint(Path(out), run)
+    run.check_together()
     started = time.monotonic() - history.seconds
     saved = run.step
 
+    def kept() -> str:
+        return "" if out is None or not saved else f" The checkpoint of step {saved} in {out} is untouched."
+
     def save() -> None:
         history.seconds = time.monotonic() - started
+        # The loss of a step says nothing of the weights that the step has made.
+        if not all(bool(tensor.isfinite().all()) for tensor in (*run.ema.live, *run.ema.average)):
+            raise FloatingPointError(
+                f"the weights are not finite after step {run.step}: training has diverged; "
+                f"lower the learning rate ({config.lr}) or look for bad values in the data.{kept()}"
+            )
         if run.rank == 0:
             _save_checkpoint(Path(out), run, history)
 
@@ -328,10 +375,9 @@ def _loop(
     while run.step < config.steps:
         for loss in run.advance(_burst(run, config)):
             if not math.isfinite(loss):
-                kept = "" if out is None else f" The checkpoint of step {saved} in {out} is untouched."
                 raise FloatingPointError(
                     f"the loss is {loss} at step {len(history.losses) + 1}: training has diverged; "
-                    f"lower the learning rate ({config.lr}) or look for bad values in the data.{kept}"
+                    f"lower the learning rate ({config.lr}) or look for bad values in the data.{kept()}"
                 )
             history.losses.append(loss)
         first = run.step - run.burst
@@ -383,6 +429,8 @@ class _Run:
         self.position = torch.zeros((), dtype=torch.int64, device=self.device)
         self.order = torch.zeros(len(data[0]), dtype=torch.int64, device=self.device)
         self.graph: torch.cuda.CUDAGraph | None = None
+        self.stream: torch.cuda.Stream | None = None
+        self.loss = torch.zeros((), device=self.device)
         self.rank, self.share, self.forward = 0, slice(None), network
         self.world = 1
         if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -391,13 +439,22 @@ class _Run:
                 raise ValueError(
                     f"batch_size is {config.batch_size}, expected a multiple of the {self.world} processes."
                 )
+            if capture:
+                raise ValueError("capture works in one process only; leave it off under torch.distributed.")
             size = config.batch_size // self.world
             self.share = slice(self.rank * size, (self.rank + 1) * size)
             self.forward = DistributedDataParallel(network)
-            if capture:
-                raise ValueError("capture works in one process only; leave it off under torch.distributed.")
-        elif capture:
-            self.loss = torch.zeros((), device=self.device)
+
+    def check_together(self) -> None:
+        """Raise unless all processes stand at the same step: one without the checkpoint would wait for ever."""
+        if self.world > 1:
+            ends = torch.tensor([self.step, -self.step], device=self.device)
+            torch.distributed.all_reduce(ends, torch.distributed.ReduceOp.MIN)
+            if ends[0] != -ends[1]:
+                raise ValueError(
+                    f"the {self.world} processes found checkpoints of steps {int(ends[0])} to {-int(ends[1])}, "
+                    "expected the same; give all of them the same folder."
+                )
 
     def begin_epoch(self, epoch: int) -> None:
         """Set the order of the data: a function of seed and epoch alone, so a resume finds it again."""
@@ -446,22 +503,44 @@ class _Run:
         return loss
 
     def _captured_step(self) -> Tensor:
-        """Three eager steps on a side stream to warm up, then the same step replayed from its graph."""
-        if self.graph is None and self.step >= self.began + 3:
-            self.graph = torch.cuda.CUDAGraph()
-            self.graph.register_generator_state(self.generator)
-            self.optimizer.zero_grad(set_to_none=True)
-            with torch.cuda.graph(self.graph):
-                self.loss.copy_(self._one_step())
+        """Three of the run's own steps in plain mode to warm up, then the same step replayed from its graph.
+
+        All that the step reads or writes has its place for good: data, order, position, learning rate, weights, Adam's
+        state, average and generator. So what happens between two replays (a new order, another learning rate, the
+        average swapped in for a held-out loss and out again) is seen by the next one.
+
+        Source: PyTorch's notes on CUDA semantics, "Whole-network capture".
+        """
         if self.graph is None:
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                loss = self._one_step()
-            torch.cuda.current_stream().wait_stream(stream)
-            return loss
+            if self.stream is None:
+                self.stream = torch.cuda.Stream(self.device)
+            with warnings.catch_warnings():
+                # Adam warns of steps outside of a graph, and newer releases that generators register themselves.
+                warnings.simplefilter("ignore")
+                if self.step < self.began + 3:
+                    return self._warm_up_step()
+                self._capture()
         self.graph.replay()
         return self.loss.clone()
+
+    def _warm_up_step(self) -> Tensor:
+        """A plain step, but on the stream on which the graph will be captured."""
+        current = torch.cuda.current_stream(self.device)
+        self.stream.wait_stream(current)
+        with torch.cuda.stream(self.stream):
+            self.loss.copy_(self._one_step())
+        current.wait_stream(self.stream)
+        return self.loss.clone()
+
+    def _capture(self) -> None:
+        """Record one step; nothing is computed, and the generator does not move."""
+        graph = torch.cuda.CUDAGraph()
+        graph.register_generator_state(self.generator)
+        # The gradients must come from the graph's own memory: backward then writes them there in each replay.
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.cuda.graph(graph, stream=self.stream):
+            self.loss.copy_(self._one_step())
+        self.graph = graph
 
 
 # ------------------------------------------------------------------------------------------------------- checkpoints
@@ -501,70 +580,113 @@ def _save_checkpoint(out: Path, run: _Run, history: _History) -> None:
         "config": dataclasses.asdict(run.config),
         "torch": torch.__version__,
     }
-    write_json(out / POINTER, pointer)
-    for old in out.glob("checkpoint-*.safetensors"):
+    try:
+        write_json(out / POINTER, pointer)
+    except OSError:
+        (out / name).unlink(missing_ok=True)
+        raise
+    # The checkpoint before this one, and what a killed run may have left half written.
+    for old in (*out.glob("checkpoint-*.safetensors"), *out.glob(".checkpoint*.part")):
         if old.name != name:
             old.unlink(missing_ok=True)
 
 
-def _load_checkpoint(out: Path, run: _Run) -> _History:
-    """Set a run to the state in a folder; what does not fit is an error before anything is changed."""
+def _open_checkpoint(out: Path) -> tuple[dict[str, Any], dict[str, Tensor], Path]:
+    """The pointer, the tensors and the name of the checkpoint in a folder, whole and as they were written."""
     pointer = read_json(out / POINTER)
     lacking = {"file", "sha256", "step", "seconds", "samples", "config"} - pointer.keys()
     if lacking:
         raise ValueError(f"{out / POINTER} lacks {', '.join(sorted(lacking))}; it is not a checkpoint of this program.")
+    if not isinstance(pointer["config"], dict):
+        raise ValueError(f"{out / POINTER} holds a config that is no object; it is not a checkpoint of this program.")
     path = out / Path(str(pointer["file"])).name
     tensors = read_tensors(path)
     if file_sha256(path) != pointer["sha256"]:
         raise ValueError(f"{path} does not have the SHA-256 kept in {POINTER}; the checkpoint is damaged.")
+    return pointer, tensors, path
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _history_of(pointer: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> _History:
+    """The curves in a checkpoint."""
+    losses, heldout = (tensors.get(name, torch.zeros(0)) for name in ("losses", "heldout"))
+    step = check_count(pointer["step"], f"the step in {path.parent / POINTER}", low=0)
+    if losses.shape != (step,) or heldout.ndim != 2 or heldout.shape[1] != 2:
+        raise ValueError(
+            f"{path} has losses of shape {tuple(losses.shape)} and heldout of {tuple(heldout.shape)}, "
+            f"expected ({step},) and (n, 2); it is not a checkpoint of this program."
+        )
+    seconds = check_number(pointer["seconds"], f"seconds in {path.parent / POINTER}")
+    return _History(losses.tolist(), [(int(at), float(loss)) for at, loss in heldout.tolist()], seconds)
+
+
+def _load_checkpoint(out: Path, run: _Run) -> _History:
+    """Set a run to the state in a folder; what does not fit is an error before anything is changed."""
+    pointer, tensors, path = _open_checkpoint(out)
+    history = _history_of(pointer, tensors, path)
+    step = len(history.losses)
     # The number of steps may grow, and how often something is written decides nothing.
     free = {"checkpoint_every", "heldout_every"} | (set() if run.config.lr_decay else {"steps"})
     for name, now in dataclasses.asdict(run.config).items():
         then = pointer["config"].get(name)
         if name not in free and then != now:
             raise ValueError(f"the checkpoint in {out} was made with {name} = {then}, not {now}; resume it with that.")
+    if step > run.config.steps:
+        raise ValueError(
+            f"the checkpoint in {out} is at step {step}, past steps = {run.config.steps}; take at least as many."
+        )
     if pointer["samples"] != len(run.order):
         raise ValueError(
             f"the checkpoint in {out} saw {pointer['samples']} samples, the data here are {len(run.order)}."
         )
+    parameters = dict(run.network.named_parameters())
+    # Adam keeps nothing of a parameter that has had no gradient yet.
+    followed = {name.split(".")[0] for name in _part(tensors, "adam.")}
+    moments = {
+        f"{index}.{key}": torch.zeros(()) if key == "step" else parameter
+        for index, parameter in enumerate(parameters.values())
+        for key in ("step", "exp_avg", "exp_avg_sq")
+        if str(index) in followed
+    }
+    check_state(run.network.state_dict(), _part(tensors, "network."), f"{path} (network)")
+    check_state(parameters, _part(tensors, "ema."), f"{path} (average)")
+    check_state(moments, _part(tensors, "adam."), f"{path} (optimizer)")
+    generator = tensors.get("generator", torch.zeros(0))
+    if generator.shape != run.generator.get_state().shape or generator.dtype != torch.uint8:
+        raise ValueError(f"the checkpoint in {out} was made on another kind of device than {run.device}; use that.")
 
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-    load_state(run.network, part("network."), str(path))
-    step = int(pointer["step"])
-    state: dict[int, dict[str, Any]] = {}
-    for name, tensor in part("adam.").items():
+    load_state(run.network, _part(tensors, "network."), str(path))
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in _part(tensors, "adam.").items():
         index, key = name.split(".")
-        state.setdefault(int(index), {})[key] = tensor
+        # A copy, for the tensors of a file may be views of the file itself.
+        state.setdefault(int(index), {})[key] = tensor.clone()
     run.optimizer.load_state_dict({"state": state, "param_groups": run.optimizer.state_dict()["param_groups"]})
-    run.ema.load(part("ema."), step)
-    run.generator.set_state(tensors["generator"])
+    run.ema.load(_part(tensors, "ema."), step)
+    run.generator.set_state(generator.clone())
     run.step = run.began = step
-    heldout = [(int(at), float(loss)) for at, loss in tensors["heldout"].tolist()]
-    return _History(tensors["losses"].tolist(), heldout, float(pointer["seconds"]))
+    return history
 
 
 def read_history(out: str | Path) -> tuple[list[float], list[tuple[int, float]], float]:
     """Losses of every step, held-out losses (step, loss), and seconds of the run whose checkpoint lies in a folder."""
-    pointer = read_json(Path(out) / POINTER)
-    tensors = read_tensors(Path(out) / str(pointer["file"]))
-    heldout = [(int(at), float(loss)) for at, loss in tensors["heldout"].tolist()]
-    return tensors["losses"].tolist(), heldout, float(pointer["seconds"])
+    history = _history_of(*_open_checkpoint(Path(out)))
+    return history.losses, history.heldout, history.seconds
 
 
 def read_average(out: str | Path) -> dict[str, Tensor]:
     """The averaged weights (buffers as they are) in the checkpoint of a folder, under the network's own names."""
-    tensors = read_tensors(Path(out) / str(read_json(Path(out) / POINTER)["file"]))
-
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-    return part("network.") | part("ema.")
+    _, tensors, _ = _open_checkpoint(Path(out))
+    return _part(tensors, "network.") | _part(tensors, "ema.")
 
 
 def seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """Make a network whose first weights depend on the seed only; the global random state is left as it was."""
+    """Make a network, on the CPU, whose first weights depend on the seed only; no global random state is changed."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        # Not torch.manual_seed, which would seed every accelerator as well, for good.
+        torch.default_generator.manual_seed(seed)
         return make()

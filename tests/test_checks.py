@@ -1,5 +1,7 @@
 """Each exercise's check passes right implementations in several styles and fails every known wrong one."""
 
+import functools
+import itertools
 import math
 
 import pytest
@@ -8,7 +10,7 @@ import torch
 from hw3utils import checks
 from hw3utils.diffusion import perturb_input
 from hw3utils.losses import noise_prediction_loss
-from hw3utils.samplers import sample_ddpm
+from hw3utils.samplers import sample_ddim, sample_ddpm
 
 
 @pytest.fixture
@@ -71,7 +73,10 @@ def test_wrong_schedules_fail(make, message, generator):
 
 
 def perturb_by_loop(x0, t, eps, schedule):
-    rows = [schedule.alpha_bar[k].sqrt() * x + (1 - schedule.alpha_bar[k]).sqrt() * e for x, k, e in zip(x0, t, eps)]
+    rows = [
+        schedule.alpha_bar[k].sqrt() * x + (1 - schedule.alpha_bar[k]).sqrt() * e
+        for x, k, e in zip(x0, t, eps, strict=True)
+    ]
     return torch.stack(rows)
 
 
@@ -221,3 +226,66 @@ def test_fresh_input_in_every_call():
         seen.append(set())
         checks.check_perturb_input(perturb)
     assert len(seen[0] ^ seen[1]) >= 4
+
+
+# --------------------------------------------------------------------------------------------------------------- DDIM
+
+
+def ddim(eps_model, x, s, times, eta, generator, *, wrong=None):
+    """DDIM with one thing wrong at a time."""
+    for t, before in itertools.pairwise(times):
+        bar, bar_s = s.alpha_bar[t].item(), s.alpha_bar[before].item()
+        eps = eps_model(x, torch.full((len(x),), t))
+        x0_hat = (x - math.sqrt(1 - bar) * eps) / math.sqrt(bar)
+        sigma2 = eta**2 * (1 - bar_s) / (1 - bar) * (1 - bar / bar_s)
+        if wrong == "beta":
+            sigma2 = min(eta**2 * (1 - bar / bar_s), 1 - bar_s)
+        if wrong == "one-step beta":
+            beta = s.beta[t].item()
+            x = (x - beta / math.sqrt(1 - bar) * eps) / math.sqrt(1 - beta)
+            continue
+        direction = math.sqrt(1 - bar_s) if wrong == "no room for noise" else math.sqrt(1 - bar_s - sigma2)
+        x = math.sqrt(bar_s) * x0_hat + direction * eps
+        if sigma2 > 0 or (wrong == "noise at the end" and before == 0):
+            noise = torch.rand if wrong == "rand" else torch.randn
+            size = math.sqrt(sigma2) if wrong != "variance for std" else sigma2
+            x = x + (size or 0.05) * noise(x.shape, generator=generator)
+        elif wrong == "always noisy":
+            x = x + 0.01 * torch.randn(x.shape, generator=generator)
+    return x
+
+
+def ddim_with_hw3utils(eps_model, x, s, times, eta, generator):
+    return sample_ddim(eps_model, x, s, steps=times, eta=eta, generator=generator)
+
+
+@pytest.mark.parametrize("sample", [ddim, ddim_with_hw3utils])
+def test_right_ddim_passes(sample, generator):
+    assert checks.check_sample_ddim(sample, generator=generator) < 0.25
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("one-step beta", "times as wide"),
+        ("always noisy", "x_T alone"),
+        ("noise at the end", "x_T alone"),
+        ("beta", "too much|follows x_T"),
+        ("no room for noise", "follows x_T|too much"),
+        ("variance for std", "too little"),
+        ("rand", "follows x_T|too little|mean"),
+    ],
+)
+def test_wrong_ddim_fails(wrong, message, generator):
+    with pytest.raises(AssertionError, match=message):
+        checks.check_sample_ddim(functools.partial(ddim, wrong=wrong), generator=generator)
+
+
+def test_ddim_over_the_wrong_times_fails(generator):
+    def forwards(eps_model, x, s, times, eta, generator):
+        for t in sorted(times)[1:]:
+            eps_model(x, torch.full((len(x),), t))
+        return x
+
+    with pytest.raises(AssertionError, match="given times"):
+        checks.check_sample_ddim(forwards, generator=generator)
