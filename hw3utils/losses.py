@@ -1,9 +1,15 @@
 """Training losses, one value per sample: reduce them outside, with the weights you want."""
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
 
-from hw3utils.diffusion import EpsModel, check_data, check_times, perturb_input, predict_eps
-from hw3utils.schedules import NoiseSchedule
+from hw3utils.diffusion import EpsModel, check_data, check_times, gaussian_noise, perturb_input, predict_eps
+from hw3utils.schedules import NoiseSchedule, check_count, check_number
+
+Score = Callable[[Tensor], Tensor]
+Projection = Callable[[Tensor, torch.Generator | None], Tensor]
 
 
 def noise_prediction_loss(
@@ -39,3 +45,167 @@ def noise_prediction_loss(
     x_t = perturb_input(x0, t, eps, schedule)
     error = eps - predict_eps(eps_model, x_t, t)
     return error.square().flatten(1).mean(1)
+
+
+# ------------------------------------------------------------------------------------------------------ score matching
+
+
+def _scored(score: Callable[..., Tensor], x: Tensor, *level: float | Tensor) -> Tensor:
+    """The score at x (B, D), or a clear error when it has another shape."""
+    s = score(x, *level)
+    if not isinstance(s, Tensor) or s.shape != x.shape:
+        got = f"shape {tuple(s.shape)}" if isinstance(s, Tensor) else type(s).__name__
+        raise ValueError(f"the score returned {got}, expected the shape {tuple(x.shape)} of its input.")
+    return s
+
+
+def _points(x: Tensor) -> Tensor:
+    """Check points (B, D) and give a copy that gradients can be taken by."""
+    check_data(x, "x")
+    if x.ndim != 2 or x.shape[1] == 0:
+        raise ValueError(f"x has shape {tuple(x.shape)}, expected points (B, D).")
+    return x.detach().requires_grad_()
+
+
+def explicit_score_matching(score: Score, x: Tensor, true_score: Score) -> Tensor:
+    """Measure half the squared distance to a known score: |score(x) - true_score(x)|^2 / 2.
+
+    Args:
+        score, true_score: callables x (B, D) -> (B, D).
+        x: points, shape (B, D).
+
+    Returns:
+        The loss of each sample, shape (B,).
+
+    Raises:
+        ValueError: points or scores of a wrong shape, NaN or infinity in x.
+
+    Source: Hyvarinen 2005, equation 2.
+    """
+    x = _points(x).detach()
+    return (_scored(score, x) - _scored(true_score, x)).square().sum(1) / 2
+
+
+def implicit_score_matching(score: Score, x: Tensor) -> Tensor:
+    """Measure tr(d score / dx) + |score|^2 / 2 with the exact trace, which takes D backward passes.
+
+    Its mean over the data differs from that of `explicit_score_matching` by a constant that the model is not in.
+
+    Args:
+        score: differentiable callable x (B, D) -> (B, D) that treats each sample by itself.
+        x: data, shape (B, D).
+
+    Returns:
+        The loss of each sample, shape (B,), differentiable by the parameters of the score.
+
+    Raises:
+        ValueError: points or a score of a wrong shape, NaN or infinity in x.
+
+    Source: Hyvarinen 2005, equation 4.
+
+    >>> implicit_score_matching(lambda x: -x, torch.tensor([[0.0, 2.0]])).tolist()
+    [0.0]
+    """
+    with torch.enable_grad():
+        x = _points(x)
+        s = _scored(score, x)
+        rows = [torch.autograd.grad(s[:, i].sum(), x, create_graph=True)[0][:, i] for i in range(x.shape[1])]
+        loss = torch.stack(rows).sum(0) + s.square().sum(1) / 2
+    return loss if torch.is_grad_enabled() else loss.detach()
+
+
+def gaussian_projection(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Draw directions v ~ N(0, I), shape of x; E[v v^T] = I."""
+    return gaussian_noise(x, generator)
+
+
+def rademacher_projection(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Draw directions with entries -1 or 1 at equal odds, shape of x; E[v v^T] = I."""
+    return gaussian_noise(x, generator).sign()
+
+
+def sphere_projection(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Draw directions from the sphere of radius sqrt(D), shape of x; E[v v^T] = I."""
+    v = gaussian_noise(x, generator)
+    return v * (x.shape[-1] ** 0.5 / v.norm(dim=-1, keepdim=True))
+
+
+def sliced_score_matching(
+    score: Score,
+    x: Tensor,
+    *,
+    n_projections: int = 1,
+    variance_reduced: bool = False,
+    projection: Projection = gaussian_projection,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Measure v^T (d score / dx) v + (v^T score)^2 / 2 over random directions v: one backward pass whatever D is.
+
+    An unbiased estimate of `implicit_score_matching`, and so is the variance-reduced form, which has |score|^2 / 2 whole.
+
+    Args:
+        score: differentiable callable x (B, D) -> (B, D) that treats each sample by itself.
+        x: data, shape (B, D).
+        n_projections: directions for each sample, averaged.
+        variance_reduced: replace (v^T score)^2 by its mean |score|^2 (SSM-VR).
+        projection: draws the directions: `gaussian_projection`, `rademacher_projection` or `sphere_projection`.
+        generator: source of the directions.
+
+    Returns:
+        The loss of each sample, shape (B,), differentiable by the parameters of the score.
+
+    Raises:
+        ValueError: points or a score of a wrong shape, NaN or infinity in x, n_projections below 1.
+
+    Source: Song, Garg, Shi and Ermon 2019, arXiv 1905.07088, equations 7 and 8.
+    """
+    n = check_count(n_projections, "n_projections")
+    with torch.enable_grad():
+        x = _points(x)
+        s = _scored(score, x)
+        total = torch.zeros_like(s[:, 0])
+        for _ in range(n):
+            v = projection(x.detach(), generator)
+            along = (s * v).sum(1)
+            curvature = (torch.autograd.grad(along.sum(), x, create_graph=True)[0] * v).sum(1)
+            total = total + curvature + (s.square().sum(1) if variance_reduced else along.square()) / 2
+    return total / n if torch.is_grad_enabled() else total.detach() / n
+
+
+def denoising_score_matching(
+    score: Callable[[Tensor, float | Tensor], Tensor],
+    x: Tensor,
+    sigma: float | Tensor,
+    *,
+    sigma_weighted: bool = False,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Measure |score(x + sigma z, sigma) + z / sigma|^2 / 2: its minimiser is the score of the perturbed data.
+
+    Args:
+        score: callable (x (B, D), sigma) -> (B, D).
+        x: data, shape (B, D).
+        sigma: noise level above 0, one number or one a sample (B,).
+        sigma_weighted: multiply by sigma^2, so that all levels of a noise-conditional model count alike.
+        generator: source of the noise.
+
+    Returns:
+        The loss of each sample, shape (B,).
+
+    Raises:
+        ValueError: points or a score of a wrong shape, NaN or infinity in x, a sigma that is not above 0.
+
+    Source: Vincent 2011, equation 9; weighting: Song and Ermon 2019, arXiv 1907.05600, equations 5 and 6.
+    """
+    x = _points(x).detach()
+    if isinstance(sigma, Tensor) and sigma.ndim:
+        if sigma.shape != x.shape[:1] or not bool((sigma > 0).all()):
+            raise ValueError(f"sigma has shape {tuple(sigma.shape)}, expected {len(x)} levels above 0, one a sample.")
+        level = sigma.to(x)[:, None]
+    else:
+        level = check_number(sigma, "sigma", expected="a number above 0")
+        if level <= 0:
+            raise ValueError(f"sigma is {level}, expected a number above 0.")
+    z = gaussian_noise(x, generator)
+    error = level * _scored(score, x + level * z, sigma) + z
+    return (error if sigma_weighted else error / level).square().sum(1) / 2
