@@ -141,7 +141,7 @@ def sliced_score_matching(
 ) -> Tensor:
     """Measure v^T (d score / dx) v + (v^T score)^2 / 2 over random directions v: one backward pass whatever D is.
 
-    An unbiased estimate of `implicit_score_matching`, and so is the variance-reduced form, which has |score|^2 / 2 whole.
+    An unbiased estimate of `implicit_score_matching`; the variance-reduced form, with |score|^2 / 2 whole, is another.
 
     Args:
         score: differentiable callable x (B, D) -> (B, D) that treats each sample by itself.

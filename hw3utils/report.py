@@ -40,7 +40,14 @@ class Report:
         }
 
     def check(
-        self, item: str, claim: str, value: float | Tensor, *, below: float | None = None, above: float | None = None
+        self,
+        item: str,
+        claim: str,
+        value: float | Tensor,
+        *,
+        below: float | None = None,
+        above: float | None = None,
+        fresh: bool = False,
     ) -> None:
         """Hold a number against its limits, print the line, and keep it for the table.
 
@@ -50,6 +57,7 @@ class Report:
             value: the number, or a tensor of numbers that must all hold.
             below, above: limits, at least one; both excluded. A positive upper limit alone bounds an error, whose
                 sign is left out.
+            fresh: the number comes from fresh random input, another in every run: print only that it keeps its limits.
 
         Raises:
             AssertionError: when the number is not within its limits, or not a number.
@@ -73,7 +81,7 @@ class Report:
         number = high if below is not None and (good_low or not good_high) else low
         # An upper limit alone bounds an error: a thousandth of it is where rounding may decide.
         floor = below / 1000 if below is not None and above is None else 0.0
-        shown = _show(number, floor)
+        shown = "within its limits" if fresh and holds else _show(number, floor)
         line = f"{'PASS' if holds else 'FAIL'}  {item}  {claim}: {shown} (must be {' and '.join(limits)})"
         print(line)
         if not holds:

@@ -1,0 +1,166 @@
+"""Distances between samples in the plane and a density: KL on a grid, energy distance, sliced Wasserstein, mode weights.
+
+Samples have noise of their own: two true samples of a size are not at distance 0; `floor` says what that size gives.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from hw3utils.diffusion import check_data, gaussian_noise
+from hw3utils.mixtures import GaussianMixture
+from hw3utils.schedules import check_count
+
+
+def _samples(x: Tensor, name: str, *, like: Tensor | None = None) -> Tensor:
+    """Check samples (N, D) and give them in float64 (float32 where the device has no other)."""
+    check_data(x, name)
+    if x.ndim != 2 or len(x) < 2:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}, expected samples (N, D) with N of at least 2.")
+    if like is not None and x.shape[1] != like.shape[1]:
+        raise ValueError(f"{name} has {x.shape[1]} dimensions, expected {like.shape[1]} as the other samples.")
+    return x.detach() if x.device.type == "mps" else x.detach().double()
+
+
+def sliced_wasserstein(
+    x: Tensor, y: Tensor, *, n_projections: int = 200, generator: torch.Generator | None = None
+) -> float:
+    """Estimate the sliced 2-Wasserstein distance: exact in 1-D along random directions, root mean square over them.
+
+    Args:
+        x, y: samples, shapes (N, D) and (M, D).
+        n_projections: directions, drawn evenly from the sphere.
+        generator: source of the directions.
+
+    Returns:
+        The distance, in units of x.
+
+    Raises:
+        ValueError: samples of a wrong shape, NaN or infinity, n_projections below 1.
+
+    Source: Rabin, Peyre, Delon and Bernot 2012; in 1-D the optimal plan pairs equal quantiles.
+
+    >>> round(sliced_wasserstein(torch.tensor([[0.0], [1.0]]), torch.tensor([[3.0], [4.0]])), 6)
+    3.0
+    """
+    x = _samples(x, "x")
+    y = _samples(y, "y", like=x)
+    n = check_count(n_projections, "n_projections")
+    directions = gaussian_noise(x.new_empty(x.shape[1], n), generator)
+    directions = directions / directions.norm(dim=0)
+    a, b = (x @ directions).sort(dim=0).values, (y @ directions).sort(dim=0).values
+    if len(a) == len(b):
+        return math.sqrt(float((a - b).square().mean()))
+    # Both quantile functions are steps: between two of all their jumps each is constant.
+    i, j = (torch.arange(1, len(z) + 1, device=x.device, dtype=x.dtype) / len(z) for z in (a, b))
+    jumps = torch.cat([i, j]).sort().values
+    width = jumps.diff(prepend=jumps.new_zeros(1))
+    middle = jumps - width / 2
+    at_a, at_b = ((middle * len(z)).long().clamp(max=len(z) - 1) for z in (a, b))
+    return math.sqrt(float(((a[at_a] - b[at_b]).square() * width[:, None]).sum(0).mean()))
+
+
+def energy_distance(x: Tensor, y: Tensor) -> float:
+    """Estimate the squared energy distance 2 E|X - Y| - E|X - X'| - E|Y - Y'|, without bias.
+
+    Args:
+        x, y: samples, shapes (N, D) and (M, D).
+
+    Returns:
+        The estimate, in units of x; 0 on average for equal distributions, so it may come out below 0.
+
+    Raises:
+        ValueError: samples of a wrong shape, NaN or infinity.
+
+    Source: Szekely and Rizzo 2013, equation 1.
+    """
+    x = _samples(x, "x")
+    y = _samples(y, "y", like=x)
+    within = sum(torch.cdist(z, z).sum() / (len(z) * (len(z) - 1)) for z in (x, y))
+    return float(2 * torch.cdist(x, y).mean() - within)
+
+
+def mode_weights(x: Tensor, mixture: GaussianMixture) -> Tensor:
+    """Estimate the weight of each component: the mean responsibility of the mixture's components for the samples.
+
+    Args:
+        x: samples, shape (N, D).
+        mixture: the density whose components are asked for.
+
+    Returns:
+        float64 (K,), adding up to 1.
+
+    Raises:
+        ValueError: samples of a wrong shape, NaN or infinity.
+    """
+    x = _samples(x, "x")
+    return mixture.responsibilities(x).double().mean(0).cpu()
+
+
+def grid_kl(
+    x: Tensor, log_prob: Callable[[Tensor], Tensor], *, low: float = -12.0, high: float = 12.0, bins: int = 24
+) -> float:
+    """Estimate KL(density || samples) on a grid of the plane: cell masses of the density against counts.
+
+    Counts have one half added in every cell (Krichevsky and Trofimov), so that an empty cell costs something finite.
+
+    Args:
+        x: samples, shape (N, 2).
+        log_prob: log density, callable (M, 2) -> (M,).
+        low, high: ends of the square.
+        bins: cells along a side.
+
+    Returns:
+        The divergence in nats, at least 0; what lies outside the square is one more cell.
+
+    Raises:
+        ValueError: samples that are not in the plane, NaN or infinity, or a grid that is none.
+    """
+    x = _samples(x, "x")
+    if x.shape[1] != 2:
+        raise ValueError(f"x has {x.shape[1]} dimensions, expected points of the plane.")
+    bins = check_count(bins, "bins")
+    if not low < high:
+        raise ValueError(f"the grid goes from {low} to {high}, expected low below high.")
+    side = (high - low) / bins
+    fine = 8
+    centres = low + side * (torch.arange(bins * fine, dtype=torch.float64) + 0.5) / fine
+    points = torch.cartesian_prod(centres, centres)
+    density = log_prob(points).double().exp().reshape(bins, fine, bins, fine).mean((1, 3)) * side**2
+    mass = torch.cat([density.flatten(), (1 - density.sum()).clamp(min=0)[None]])
+    cell = ((x.cpu() - low) / side).floor().long()
+    inside = ((cell >= 0) & (cell < bins)).all(1)
+    index = torch.where(inside, cell[:, 0] * bins + cell[:, 1], bins * bins)
+    counts = torch.bincount(index, minlength=bins * bins + 1).double() + 0.5
+    mass = mass / mass.sum()
+    return float(torch.special.xlogy(mass, mass).sum() - torch.special.xlogy(mass, counts / counts.sum()).sum())
+
+
+def floor(
+    distance: Callable[[Tensor, Tensor], float],
+    mixture: GaussianMixture,
+    n: int,
+    *,
+    repeats: int = 10,
+    generator: torch.Generator | None = None,
+) -> float:
+    """Mean distance of two true samples of one size: what a perfect sampler would get.
+
+    Args:
+        distance: function of two samples (n, D).
+        mixture: the truth.
+        n: samples in each set, at least 2.
+        repeats: pairs of sets averaged.
+        generator: source of the samples.
+
+    Returns:
+        The mean distance.
+
+    Raises:
+        ValueError: n or repeats out of range.
+    """
+    n, repeats = check_count(n, "n", low=2), check_count(repeats, "repeats")
+    pairs = ((mixture.sample(n, generator), mixture.sample(n, generator)) for _ in range(repeats))
+    return sum(distance(a, b) for a, b in pairs) / repeats
