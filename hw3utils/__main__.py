@@ -62,6 +62,12 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--steps", type=_count, help="optimizer steps (recipe: 50000)")
     train.add_argument("--batch-size", type=_count, help="pictures a step (recipe: 64)")
     train.add_argument("--lr", type=float, help="learning rate (recipe: 0.0002)")
+    train.add_argument(
+        "--lr-decay",
+        action="store_true",
+        default=None,
+        help="let the rate fall to zero along half a cosine (recipe: no)",
+    )
     train.add_argument("--seed", type=int, help="decides first weights, data order and every draw (recipe: 0)")
     train.add_argument("--precision", choices=["fp32", "bf16"], help="arithmetic of the network (recipe: fp32)")
     train.add_argument("--checkpoint-every", type=_count, help="steps between checkpoints (recipe: 1000)")

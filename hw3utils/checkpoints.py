@@ -267,5 +267,15 @@ def load_pretrained(name: str = "sprites", *, device: str | torch.device = "cpu"
 
 
 def pretrained_card(name: str = "sprites") -> dict[str, Any]:
-    """The card of shipped weights: every parameter of the run that made them, and its loss curve."""
-    return read_json(pretrained_path(name).with_suffix(".json"))
+    """The card of a stored run: every parameter, and its loss curve.
+
+    Args:
+        name: "sprites" (the shipped weights), or a run that only its card was kept of ("faster").
+
+    Raises:
+        ValueError: on an unknown name.
+    """
+    names = sorted(path.stem for path in PRETRAINED_FOLDER.glob("*.json"))
+    if name not in names:
+        raise ValueError(f"there is no card {name!r}, expected one of {', '.join(names)}.")
+    return read_json(PRETRAINED_FOLDER / f"{name}.json")

@@ -1,4 +1,4 @@
-"""Distances between samples in the plane and a density: KL on a grid, energy distance, sliced Wasserstein, mode weights.
+"""Distances between samples in the plane and a density: KL, energy distance, sliced Wasserstein, mode weights.
 
 Samples have noise of their own: two true samples of a size are not at distance 0, and `floor` says how far.
 """

@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from hw3utils.networks import UNet, guided, sinusoidal_embedding
+from hw3utils.losses import implicit_score_matching
+from hw3utils.networks import ScoreMLP, UNet, guided, sinusoidal_embedding
 from hw3utils.peers import ContextUnet
 from hw3utils.schedules import linear_schedule
 from hw3utils.training import seeded
@@ -255,3 +256,40 @@ def test_context_unet_makes_nothing_in_forward():
     assert size(network) == before
     assert torch.equal(network(x, t, torch.tensor([3, 3])), network(x, t))
     assert not torch.equal(network(x, t, torch.tensor([0, 1])), network(x, t))
+
+
+# ------------------------------------------------------------------------------------------------------------ ScoreMLP
+
+
+def test_score_mlp_ignores_sigma_unless_it_is_conditional():
+    x = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
+    plain = seeded(lambda: ScoreMLP(), 0)
+    assert torch.equal(plain(x), plain(x, 3.0))
+    conditional = seeded(lambda: ScoreMLP(conditional=True), 0)
+    levels = torch.tensor([0.5, 1.0, 2.0, 3.0, 4.0])
+    together = conditional(x, levels)
+    assert together.shape == x.shape
+    for i, level in enumerate(levels):
+        torch.testing.assert_close(together[i : i + 1], conditional(x[i : i + 1], float(level)))
+
+
+def test_score_mlp_is_smooth_enough_for_an_exact_trace():
+    network = seeded(lambda: ScoreMLP(dimension=3).double(), 0)
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    jacobian = torch.func.vmap(torch.func.jacrev(lambda p: network(p[None])[0]))(x)
+    want = jacobian.diagonal(dim1=1, dim2=2).sum(1) + network(x).square().sum(1) / 2
+    torch.testing.assert_close(implicit_score_matching(network, x), want)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: ScoreMLP(dimension=0), "dimension is 0"),
+        (lambda: ScoreMLP()(torch.zeros(3, 3)), r"points \(B, 2\)"),
+        (lambda: ScoreMLP(conditional=True)(torch.zeros(3, 2), 0.0), "above 0"),
+        (lambda: ScoreMLP(conditional=True)(torch.zeros(3, 2), torch.ones(2)), r"one a point \(3,\)"),
+    ],
+)
+def test_what_score_mlp_refuses(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
