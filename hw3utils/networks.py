@@ -290,9 +290,9 @@ def guided(network: nn.Module, *, guidance: float = 1.0) -> Callable[[Tensor, Te
 class ScoreMLP(nn.Module):
     """A small network score(x, sigma) for points, smooth in x: score = f(c x, log sigma) / s.
 
-    With `conditional` it takes sigma, scales its input by c = 1 / sqrt(1 + sigma^2) and its answer by 1 / s = 1 / sigma,
-    the size that the score of perturbed data has. Without, sigma is ignored (c = s = 1): one network for one noise level,
-    or for the data themselves.
+    With `conditional` it takes sigma, scales its input by c = 1 / sqrt(1 + sigma^2) and its answer by 1 / s = 1 / sigma
+    (the size that the score of perturbed data has). Without, sigma is ignored (c = s = 1): one network for one noise
+    level, or for the data themselves.
 
     Args:
         dimension: D, of the points.
