@@ -1,4 +1,4 @@
-"""The command line: hw3 run | train | sample | data."""
+"""The command line: hw3 run | train | sample | data | bench."""
 
 import argparse
 import dataclasses
@@ -97,7 +97,44 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--preview", action="store_true", help="write a labelled picture of each class")
     data.add_argument("--out", type=Path, default=Path("out/sprites.png"), help="where --preview writes, a PNG file")
     data.set_defaults(call=_data)
+    bench = commands.add_parser("bench", help="measure our steps beside those of others")
+    bench.add_argument("parts", nargs="*", metavar="PART", help="train, sample, score, fid (default: all)")
+    bench.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    bench.add_argument("--rounds", type=_count, default=11, help="measurements of each contender, taken in turn")
+    bench.add_argument("--growth", action="store_true", help="train, sample: memory and time as the work grows")
+    bench.add_argument("--to-loss", action="store_true", help="the race to the course network's loss at step 1000")
+    bench.add_argument("--json", type=Path, help="also write the numbers to this file")
+    bench.set_defaults(call=_bench)
     return parser
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from hw3utils import bench
+    from hw3utils.checkpoints import check_writable, write_json
+    from hw3utils.training import resolve_device
+
+    unknown = [part for part in arguments.parts if part not in bench.PARTS]
+    if unknown:
+        raise ValueError(f"there is no part {unknown[0]!r} to measure, expected {', '.join(bench.PARTS)}.")
+    device = resolve_device(arguments.device)
+    if arguments.json is not None:
+        check_writable(arguments.json.parent)
+    results = {}
+    for part in arguments.parts or ([] if arguments.to_loss else bench.PARTS):
+        result = bench.PARTS[part](device, rounds=arguments.rounds, growth=arguments.growth)
+        print(bench.report(part, result, device), end="\n\n", flush=True)
+        results[part] = bench.as_json(result)
+    if arguments.to_loss:
+        race = bench.bench_to_loss(device)
+        print("# the race to the course network's held-out loss at step 1000, process time")
+        for name, value in race.items():
+            if name != "curves":
+                print(f"{name}: {value:.4g}" if value is not None else f"{name}: not reached")
+        results["to loss"] = race
+    if arguments.json is not None:
+        write_json(arguments.json, results)
+        print(f"the numbers are in {arguments.json}")
+    return 0
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -1,5 +1,6 @@
 """Networks: a lean UNet that predicts the noise in small pictures."""
 
+import copy
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -285,6 +286,23 @@ def guided(network: nn.Module, *, guidance: float = 1.0) -> Callable[[Tensor, Te
         return none if guidance == 0 else none + guidance * (network(x_t, t, label) - none)
 
     return eps_model
+
+
+def compiled(network: nn.Module) -> nn.Module:
+    """A copy of a network for fast inference: channels last, compiled, on the CPU with its weights frozen in.
+
+    Call it under `torch.no_grad()`. The first call at each shape compiles, for up to a minute. Answers differ from the
+    network's own by rounding (another order of the same fp32 sums), so what is compared bit by bit is not made with it.
+
+    Args:
+        network: left as it is.
+
+    Returns:
+        A module that is called in the same way.
+    """
+    fast = copy.deepcopy(network).eval().requires_grad_(False)
+    frozen = next(network.parameters()).device.type == "cpu"
+    return torch.compile(fast.to(memory_format=torch.channels_last), options={"freezing": frozen})
 
 
 class ScoreMLP(nn.Module):
