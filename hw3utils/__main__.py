@@ -175,8 +175,6 @@ def _train(arguments: argparse.Namespace) -> int:
     config = dataclasses.replace(RECIPES[arguments.recipe], **given)
     device = resolve_device(arguments.device)
     pointer = arguments.out / POINTER
-    if arguments.resume and not pointer.exists():
-        raise ValueError(f"there is no checkpoint in {arguments.out} to resume; leave --resume out to begin.")
     if not arguments.resume and pointer.exists():
         raise ValueError(f"{arguments.out} already holds a checkpoint; add --resume or choose another --out.")
     check_writable(arguments.out)
@@ -187,6 +185,9 @@ def _train(arguments: argparse.Namespace) -> int:
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     say = print if is_main_process() else lambda *_, **__: None
     try:
+        if arguments.resume and not pointer.exists():
+            # A run killed before its first checkpoint is resumed from its beginning.
+            say(f"no checkpoint in {arguments.out} yet: beginning at step 0")
         say("loading the sprites", flush=True)
         data = load_sprites(arguments.source, root=arguments.root)
         say(f"data: {data.source}, {len(data.train_images)} pictures to train on")

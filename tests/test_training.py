@@ -317,7 +317,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(data, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="No space left on device.*free some space"):
+        with pytest.raises(OSError, match=r"No space left on device.*free some space"):
             for _ in steps:
                 pass
     assert len(read_history(tmp_path)[0]) == 5
