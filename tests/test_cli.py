@@ -160,9 +160,9 @@ def test_both_names_of_the_command(module):
 
 def test_ctrl_c_stops_between_two_steps_with_a_sentence(tmp_path):
     out = tmp_path / "run"
+    options = ["--steps", "100000", "--batch-size", "4", "--device", "cpu", "--checkpoint-every", "1"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "hw3utils", "train", "--steps", "100000", "--batch-size", "4", "--device", "cpu"]
-        + ["--checkpoint-every", "1", "--out", str(out)],
+        [sys.executable, "-m", "hw3utils", "train", *options, "--out", str(out)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
