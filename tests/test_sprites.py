@@ -23,6 +23,7 @@ from hw3utils.sprites import (
     images_to_tensor,
     load_sprites,
     loading,
+    outline_share,
     preview,
     preview_figure,
     sprite_set,
@@ -653,3 +654,15 @@ def test_describe_says_source_sizes_and_shares(tmp_path):
     assert "45 pictures, 15 of them distinct" in text
     assert "5 pictures, none of them in train" in text
     assert all(name in text for name in CLASS_NAMES)
+
+
+def test_outline_share_tells_sprites_from_noise_and_from_broken_outlines():
+    images, _, _ = draw_sprites(200, seed=3)
+    noise = np.random.default_rng(0).integers(0, 256, (50, 16, 16, 3), dtype=np.uint8)
+    light = np.where((images < 90).all(-1, keepdims=True), np.uint8(180), images)
+    assert outline_share(images).mean() > 0.97
+    assert outline_share(noise).mean() < 0.4
+    assert outline_share(light).mean() < 0.4
+    assert outline_share(np.full((1, 16, 16, 3), 255, np.uint8)).tolist() == [0]
+    with pytest.raises(ValueError, match="float64"):
+        outline_share(images / 255)

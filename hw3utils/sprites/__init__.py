@@ -1,6 +1,6 @@
 """Sprites: 16x16 RGB game pictures, drawn by the embedded grammar or read from files."""
 
-from .drawing import ATTRIBUTE_VALUES, CLASS_NAMES, count_grammar, draw_sprites, grammar_accepts
+from .drawing import ATTRIBUTE_VALUES, CLASS_NAMES, count_grammar, draw_sprites, grammar_accepts, outline_share
 from .loading import (
     SpriteData,
     cache_folder,
@@ -24,6 +24,7 @@ __all__ = [
     "grammar_accepts",
     "images_to_tensor",
     "load_sprites",
+    "outline_share",
     "preview",
     "preview_figure",
     "sprite_set",
