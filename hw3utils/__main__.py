@@ -100,8 +100,13 @@ def _parser() -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", help="measure our steps beside those of others")
     bench.add_argument("parts", nargs="*", metavar="PART", help="train, sample, score, fid (default: all)")
     bench.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    bench.add_argument("--threads", type=_count, help="CPU threads of the wall times (default: all)")
     bench.add_argument("--rounds", type=_count, default=11, help="measurements of each contender, taken in turn")
+    bench.add_argument("--batch-size", type=_count, default=64, help="train: pictures a step")
+    bench.add_argument("--nfe", type=_count, default=5, help="sample: evaluations of the network in one run")
     bench.add_argument("--growth", action="store_true", help="train, sample: memory and time as the work grows")
+    bench.add_argument("--no-memory", action="store_true", help="do not measure memory, which takes fresh processes")
+    bench.add_argument("--no-compile", action="store_true", help="sample: leave our compiled network out")
     bench.add_argument("--to-loss", action="store_true", help="the race to the course network's loss at step 1000")
     bench.add_argument("--json", type=Path, help="also write the numbers to this file")
     bench.set_defaults(call=_bench)
@@ -116,20 +121,28 @@ def _bench(arguments: argparse.Namespace) -> int:
     unknown = [part for part in arguments.parts if part not in bench.PARTS]
     if unknown:
         raise ValueError(f"there is no part {unknown[0]!r} to measure, expected {', '.join(bench.PARTS)}.")
+    if arguments.nfe > 1000:
+        raise ValueError(f"--nfe is {arguments.nfe}, expected at most the 1000 steps of the schedule.")
     device = resolve_device(arguments.device)
     if arguments.json is not None:
         check_writable(arguments.json.parent)
-    results = {}
+    options = bench.Options(
+        rounds=arguments.rounds,
+        threads=arguments.threads,
+        batch_size=arguments.batch_size,
+        nfe=arguments.nfe,
+        growth=arguments.growth,
+        memory=not arguments.no_memory,
+        compile=not arguments.no_compile,
+    )
+    results = {"machine": bench.machine(device), "options": dataclasses.asdict(options)}
     for part in arguments.parts or ([] if arguments.to_loss else bench.PARTS):
-        result = bench.PARTS[part](device, rounds=arguments.rounds, growth=arguments.growth)
+        result = bench.PARTS[part](device, options)
         print(bench.report(part, result, device), end="\n\n", flush=True)
         results[part] = bench.as_json(result)
     if arguments.to_loss:
-        race = bench.bench_to_loss(device)
-        print("# the race to the course network's held-out loss at step 1000, process time")
-        for name, value in race.items():
-            if name != "curves":
-                print(f"{name}: {value:.4g}" if value is not None else f"{name}: not reached")
+        race = bench.bench_to_loss(device, options)
+        print(bench.report_race(race), flush=True)
         results["to loss"] = race
     if arguments.json is not None:
         write_json(arguments.json, results)

@@ -1,40 +1,68 @@
-"""`hw3 bench`: our steps beside those of others, in one run, in turn, as ratios.
+"""`hw3 bench`: our steps and our sampling beside those of others, in one run, in turn, as ratios.
 
-Times are taken A B A B, so that a slow minute of the machine meets all contenders; medians with quartiles. On the CPU
-the steadiest measure is the process time on one thread; the wall time on all threads stands beside it.
+Times are taken A B A B, so that a slow minute of the machine meets all contenders, and a ratio is the median over the
+rounds of the ratio within a round. On the CPU the steadiest measure is the process time on one thread; the wall time on
+all threads stands beside it. A part of the bench is a function in `PARTS`.
 """
 
 import copy
-import importlib.util
-import math
+import importlib
+import json
+import platform
 import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from hw3utils import peers
 from hw3utils.fid import frechet_distance
 from hw3utils.losses import denoising_score_matching, implicit_score_matching, sliced_score_matching
 from hw3utils.networks import ScoreMLP, UNet, compiled
-from hw3utils.peers import ContextUnet
 from hw3utils.progress import progress
 from hw3utils.recipes import RECIPES, heldout_tensors, picture_tensors
-from hw3utils.samplers import sample_ddim, sample_in_batches
+from hw3utils.samplers import sample_ddim, sample_ddpm, sample_in_batches
 from hw3utils.schedules import linear_schedule
 from hw3utils.sprites import load_sprites
 from hw3utils.timing import synchronize
 from hw3utils.training import DiffusionObjective, TrainConfig, heldout_loss, seeded, train
 
-BATCH = 64
 PICTURES = 50
+BURST = 50  # steps that a captured run does at once
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line may change.
+
+    Args:
+        rounds: measurements of each contender, taken in turn.
+        threads: CPU threads of the wall times; None for all of torch's.
+        batch_size: pictures of a training step.
+        nfe: evaluations of the network in one sampling run.
+        growth: also time and memory as the work grows.
+        memory: measure peak memory, each contender in a process of its own.
+        compile: also our network compiled.
+    """
+
+    rounds: int = 11
+    threads: int | None = None
+    batch_size: int = 64
+    nfe: int = 5
+    growth: bool = False
+    memory: bool = True
+    compile: bool = True
 
 
 @dataclass
@@ -45,11 +73,13 @@ class Row:
         name: what was timed.
         seconds: each measurement, in s.
         extra: what else is known of it (parameters, FLOPs, ...).
+        group: a ratio is taken to the first row of the same group.
     """
 
     name: str
     seconds: list[float]
-    extra: dict[str, Any]
+    extra: dict[str, Any] = field(default_factory=dict)
+    group: str = ""
 
     @property
     def median(self) -> float:
@@ -59,62 +89,32 @@ class Row:
     @property
     def quartiles(self) -> tuple[float, float]:
         """First and third quartile, in s; both the value itself where there is one."""
-        if len(self.seconds) < 2:
-            return self.seconds[0], self.seconds[0]
-        first, _, third = statistics.quantiles(self.seconds, n=4, method="inclusive")
-        return first, third
+        return quartiles(self.seconds)
 
 
-class FromDiffusers(nn.Module):
-    """A diffusers UNet2DModel as eps_model(x_t, t); labels are ignored."""
-
-    def __init__(self, widths: tuple[int, ...]) -> None:
-        super().__init__()
-        from diffusers import UNet2DModel
-
-        self.model = UNet2DModel(
-            sample_size=16,
-            in_channels=3,
-            out_channels=3,
-            block_out_channels=widths,
-            layers_per_block=2,
-            down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
-            up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
-            attention_head_dim=widths[-1] // 4,
-        )
-
-    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        return self.model(x, t).sample
+def quartiles(values: Sequence[float]) -> tuple[float, float]:
+    """First and third quartile; of a single value, twice that value."""
+    if len(values) < 2:
+        return values[0], values[0]
+    first, _, third = statistics.quantiles(values, n=4, method="inclusive")
+    return first, third
 
 
-def _ours() -> nn.Module:
+def our_network() -> nn.Module:
+    """The network of the recipe."""
     return UNet(schedule=linear_schedule().card())
 
 
-CONTENDERS: dict[str, Callable[[], nn.Module]] = {
-    "ours": _ours,
-    "course ContextUnet, 64": ContextUnet,
-    "diffusers 32, 64, 64": lambda: FromDiffusers((32, 64, 64)),
-    "diffusers 64, 128, 128": lambda: FromDiffusers((64, 128, 128)),
-}
-
-
-def available(names: Iterable[str] = CONTENDERS) -> tuple[dict[str, Callable[[], nn.Module]], list[str]]:
-    """Contenders that can be made here, and a sentence for each that cannot."""
-    made, missing = {}, []
-    for name in names:
-        if name.startswith("diffusers") and importlib.util.find_spec("diffusers") is None:
-            missing.append(f"{name}: left out, diffusers is not installed")
-        else:
-            made[name] = CONTENDERS[name]
-    return made, missing
+def make_network(name: str) -> nn.Module:
+    """Ours, or the peer of a name."""
+    return seeded(our_network if name == "ours" else peers.CONTENDERS[name], 0)
 
 
 # ---------------------------------------------------------------------------------------------------------- measuring
 
 
 @contextmanager
-def threads(n: int | None):
+def threads(n: int | None) -> Iterator[None]:
     """A number of CPU threads for the length of a `with`; None leaves it."""
     before = torch.get_num_threads()
     torch.set_num_threads(n or before)
@@ -156,11 +156,24 @@ def alternate(
     return seconds
 
 
-def matmul_rate(dtype: torch.dtype, device: torch.device, *, size: int = 1024, rounds: int = 10) -> float:
+def matmul_rate(
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    rounds: int = 10,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
     """Best measured rate of a square matrix product, in FLOP/s."""
+    # Large and many on a GPU, where a small product is shorter than its launch.
+    size, repeats = (4096, 20) if device.type == "cuda" else (1024, 1)
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    times = alternate({"matmul": lambda: a @ b}, rounds=rounds, device=device, desc="matmul rate")["matmul"]
-    return 2 * size**3 / min(times)
+
+    def products() -> None:
+        for _ in range(repeats):
+            a @ b
+
+    times = alternate({"": products}, rounds=rounds, device=device, clock=clock, desc="matmul rate")[""]
+    return 2 * size**3 * repeats / max(min(times), 1e-9)
 
 
 def flops_per_picture(network: nn.Module, side: int = 16) -> float:
@@ -172,120 +185,334 @@ def flops_per_picture(network: nn.Module, side: int = 16) -> float:
     return counter.get_total_flops() / 2
 
 
-def peak_memory(call: str) -> float:
-    """Peak resident memory of a call in a fresh process, in MB.
+def _two_measures(
+    runs: Mapping[str, Callable[[], Any]],
+    *,
+    options: Options,
+    device: torch.device,
+    desc: str,
+    calls: Mapping[str, int] | None = None,
+) -> dict[str, Any]:
+    """Process time on one thread (CPU only) and wall time on all, with the matmul rate under the same conditions.
+
+    `calls` says how many units of work one call of a run does, where that is not one.
+    """
+    measures = {"wall": (options.threads, time.perf_counter)}
+    if device.type == "cpu":
+        measures = {"process": (1, time.process_time)} | measures
+    result: dict[str, Any] = {"GFLOP/s": {}, "threads": {}}
+    for measure, (n, clock) in measures.items():
+        with threads(n):
+            result["threads"][measure] = torch.get_num_threads()
+            rates = {name: matmul_rate(dtype, device, clock=clock) for name, dtype in PRECISIONS.items()}
+            times = alternate(runs, rounds=options.rounds, device=device, clock=clock, desc=f"{desc}, {measure} time")
+        result["GFLOP/s"][measure] = {name: rate / 1e9 for name, rate in rates.items()}
+        result[measure] = [
+            Row(
+                name,
+                [second / (calls or {}).get(name, 1) for second in seconds],
+                group=name.split(",")[0] if name.startswith("D = ") else "",
+            )
+            for name, seconds in times.items()
+        ]
+    return result
+
+
+def ratios(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """How many times faster each of our rows is than each of the others: within a round, then the median over rounds.
 
     Args:
-        call: name of a function of this module and its arguments, as `name:argument:argument`.
+        rows: of one measure; ours are those whose name begins with "ours".
+
+    Returns:
+        One object a pair: ours, other, ratio, quartiles.
     """
-    code = f"from hw3utils.bench import run_for_memory; run_for_memory({call!r})"
+    mine = [row for row in rows if row.name.startswith("ours")]
+    pairs = []
+    for row in mine:
+        # The plain one comes first; the others are held against it too.
+        for other in [*(other for other in rows if other not in mine), *mine[: row is not mine[0]]]:
+            each = [b / a for a, b in zip(row.seconds, other.seconds, strict=True)]
+            pairs.append(
+                {
+                    "ours": row.name,
+                    "other": other.name,
+                    "ratio": statistics.median(each),
+                    "quartiles": list(quartiles(each)),
+                }
+            )
+    return pairs
+
+
+# ------------------------------------------------------------------------------------------------------------- memory
+
+
+def peak_memory(**work: Any) -> float:
+    """Peak memory of some work in a fresh process, in MB, less what the imports alone take.
+
+    Args:
+        work: arguments of `run_for_memory`.
+
+    Raises:
+        OSError: when the process failed.
+    """
+    code = f"import json; from hw3utils.bench import run_for_memory; run_for_memory(**json.loads({json.dumps(work)!r}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"measuring the memory of {call} failed: {done.stderr.strip().splitlines()[-1]}")
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise OSError(f"measuring the memory of {work} failed: {reason}")
     return float(done.stdout.split()[-1])
 
 
-def run_for_memory(call: str) -> None:
-    """What `peak_memory` runs in its own process: prints the peak in MB."""
-    kind, *arguments = call.split(":")
+def run_for_memory(
+    *, name: str, device: str, kind: str = "step", precision: str = "fp32", n: int = 64, side: int = 16
+) -> None:
+    """What `peak_memory` has done in its own process; prints MB.
+
+    Args:
+        name: the contender.
+        device: where it runs.
+        kind: "step" for training steps of n pictures, "sample" for n pictures in batches of at most 256.
+        precision: of the training step.
+        n: number of pictures.
+        side: of each picture.
+    """
+    where = torch.device(device)
+    # Imported late: by torch when it makes an optimizer, by the peer when it is made.
+    importlib.import_module("torch._dynamo")
+    if name.startswith("diffusers"):
+        importlib.import_module("diffusers.models.unets.unet_2d")
+    before = 0.0 if where.type == "cuda" else _peak_resident()
+    network = make_network(name).to(where)
     if kind == "step":
-        name, batch = arguments
-        run = step_of(CONTENDERS[name](), "fp32", torch.device("cpu"), batch=int(batch))
-        for _ in range(2):
-            run()
-    elif kind == "sample":
-        [n] = arguments
-        sample_in_batches(sample_ddim, _ours().eval(), linear_schedule(), (3, 16, 16), n=int(n), steps=2)
-    # ru_maxrss is in kilobytes on Linux and in bytes on macOS.
-    unit = 1e6 if sys.platform == "darwin" else 1e3
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
+        run = step_of(network, precision, where, batch_size=n, side=side)
+    else:
+        run = _sampling_in_batches(network.eval(), where, n=n, side=side)
+    for _ in range(2):
+        run()
+    after = torch.cuda.max_memory_allocated(where) / 1e6 if where.type == "cuda" else _peak_resident()
+    print(after - before)
 
 
-# ------------------------------------------------------------------------------------------------------------- the runs
+def _peak_resident() -> float:
+    """Largest resident memory of this process so far, in MB."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # On Linux ru_maxrss begins at the size of the parent, which a large parent makes meaningless.
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1e3
+    # Bytes on macOS.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+# ------------------------------------------------------------------------------------------------------------ training
 
 
 def step_of(
-    network: nn.Module, precision: str, device: torch.device, *, batch: int = BATCH, side: int = 16
+    network: nn.Module,
+    precision: str,
+    device: torch.device,
+    *,
+    batch_size: int = 64,
+    side: int = 16,
+    capture: bool = False,
 ) -> Callable[[], None]:
-    """One optimizer step on a fixed batch: the same batch, loss and Adam for all contenders."""
-    network = network.to(device).train()
+    """Our training loop with any network: same data, batches, draws, Adam and average for all contenders.
+
+    Args:
+        network: trained in place.
+        precision: "fp32" or "bf16".
+        device: where.
+        batch_size: pictures a step.
+        side: of the pictures, whose content is noise: it does not change the work.
+        capture: replay the step as a CUDA graph; a call then does `BURST` steps.
+
+    Returns:
+        A function that does one step.
+    """
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.randint(0, 256, (4 * batch_size, 3, side, side), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(0, 5, (4 * batch_size,), generator=generator)
+    config = TrainConfig(steps=10**9, batch_size=batch_size, precision=precision)
     objective = DiffusionObjective(linear_schedule())
-    generator = torch.Generator(device).manual_seed(0)
-    pictures = torch.randint(
-        0, 256, (batch, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    )
-    data = (pictures.to(device), torch.zeros(batch, dtype=torch.int64, device=device))
-    adam = torch.optim.Adam(network.parameters(), lr=2e-4, fused=device.type in ("cpu", "cuda"))
+    steps = train(network.to(device), (pictures, labels), objective, config, capture=capture)
 
-    def step() -> None:
-        drawn = objective.draw(data, generator)
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            loss = objective(network, *drawn).float().mean()
-        adam.zero_grad(set_to_none=True)
-        loss.backward()
-        adam.step()
+    def run() -> None:
+        for _ in range(BURST if capture else 1):
+            next(steps)
 
-    return step
+    return run
 
 
-def _facts(network: nn.Module, median: float, rate: float, *, passes: int, pictures: int) -> dict[str, Any]:
-    """Size, arithmetic, and the share of the machine's measured matmul rate; training counts three passes."""
+def bench_train(device: torch.device, options: Options) -> dict[str, Any]:
+    """Training steps side by side: ours in fp32 and bf16 (on CUDA also as a captured graph), the others in fp32."""
+    others, missing = peers.available()
+    networks = {"ours": make_network("ours")} | others
+    step = partial(step_of, device=device, batch_size=options.batch_size)
+    kinds = {"ours, fp32": ("ours", "fp32"), "ours, bf16": ("ours", "bf16")}
+    kinds |= {f"{name}, fp32": (name, "fp32") for name in others}
+    runs = {row: step(copy.deepcopy(networks[name]), precision) for row, (name, precision) in kinds.items()}
+    calls = {}
+    if device.type == "cuda":
+        row = "ours, bf16, captured"
+        kinds[row], calls[row] = ("ours", "bf16"), BURST
+        runs[row] = step(copy.deepcopy(networks["ours"]), "bf16", capture=True)
+    result = _two_measures(runs, options=options, device=device, desc="training step", calls=calls)
+    facts = {name: _facts(network.to(device)) for name, network in networks.items()}
+    peaks = {}
+    if options.memory and device.type in ("cpu", "cuda"):
+        for row in progress([row for row in kinds if row not in calls], desc="peak memory"):
+            name, precision = kinds[row]
+            peaks[row] = peak_memory(name=name, device=str(device), precision=precision, n=options.batch_size)
+    # Backward is two forward passes: one for the gradients of the weights, one for those of the inputs.
+    work = {row: (name, precision, 3 * options.batch_size) for row, (name, precision) in kinds.items()}
+    _add_facts(result, facts, work, options.batch_size, peaks)
+    result["ratios"] = {measure: ratios(result[measure]) for measure in result["GFLOP/s"]}
+    if options.growth:
+        result["growth"] = _growth_of_training(device, options)
+    return result | {"missing": missing, "unit": f"training step of {options.batch_size} pictures"}
+
+
+def _facts(network: nn.Module) -> dict[str, float]:
+    """Parameters and FLOPs of a forward pass for one picture."""
     flops = flops_per_picture(network)
-    return {
-        "parameters": sum(p.numel() for p in network.parameters()),
-        "MFLOP": flops / 1e6,
-        "share": flops * passes * pictures / median / rate,
+    return {"parameters": sum(parameter.numel() for parameter in network.parameters()), "MFLOP/picture": flops / 1e6}
+
+
+def _add_facts(
+    result: dict[str, Any],
+    facts: Mapping[str, Mapping[str, float]],
+    work: Mapping[str, tuple[str, str, float]],
+    pictures: int,
+    peaks: Mapping[str, float],
+) -> None:
+    """Fill the rows: `work` gives each row's network, precision, and forward passes of one picture in a unit of it."""
+    for measure, rates in result["GFLOP/s"].items():
+        for row in result[measure]:
+            name, precision, passes = work[row.name]
+            rate = 1e-3 * facts[name]["MFLOP/picture"] * passes / row.median
+            row.extra = {
+                "pictures/s": pictures / row.median,
+                **facts[name],
+                "of matmul %": 100 * rate / rates[precision],
+            }
+            if row.name in peaks:
+                row.extra["peak MB"] = peaks[row.name]
+
+
+def _growth_of_training(device: torch.device, options: Options) -> list[dict[str, Any]]:
+    """Our fp32 step as the batch and the pictures grow."""
+    b = options.batch_size
+    rows = []
+    for size, side in ((b // 4 or 1, 16), (b, 16), (4 * b, 16), (b, 32), (b, 64)):
+        with threads(options.threads):
+            run = step_of(make_network("ours"), "fp32", device, batch_size=size, side=side)
+            times = alternate(
+                {"": run}, rounds=min(options.rounds, 3), device=device, desc=f"batch {size}, side {side}"
+            )
+        row = {"batch": size, "side": side, "wall ms": 1e3 * statistics.median(times[""])}
+        if options.memory and device.type in ("cpu", "cuda"):
+            row["peak MB"] = peak_memory(name="ours", device=str(device), n=size, side=side)
+        rows.append(row)
+    return rows
+
+
+# ------------------------------------------------------------------------------------------------------------ sampling
+
+
+def bench_sample(device: torch.device, options: Options) -> dict[str, Any]:
+    """Sampling 50 pictures in fp32 at equal NFE: each network with our samplers, or with those of its library."""
+    others, missing = peers.available()
+    networks = {name: network.to(device).eval() for name, network in ({"ours": make_network("ours")} | others).items()}
+    schedule = linear_schedule()
+    x_T = torch.randn(PICTURES, 3, 16, 16, generator=torch.Generator().manual_seed(0)).to(device)
+
+    def ddim(model: Callable[..., Tensor]) -> Tensor:
+        return sample_ddim(model, x_T, schedule, steps=options.nfe)
+
+    def ddpm(model: Callable[..., Tensor]) -> Tensor:
+        return sample_ddpm(model, x_T, schedule, steps=options.nfe)
+
+    kinds: dict[str, tuple[str, Callable]] = {"ours, DDIM": ("ours", ddim), "ours, DDPM": ("ours", ddpm)}
+    for name in others:
+        if name.startswith("diffusers"):
+            theirs = {s: partial(peers.sample_with_diffusers, s, x_T=x_T, steps=options.nfe) for s in ("DDIM", "DDPM")}
+            kinds |= {f"{name}, its {s}": (name, sampler) for s, sampler in theirs.items()}
+        else:
+            kinds |= {f"{name}, DDIM": (name, ddim)}
+    # Counted, not taken from the options: a sampler may call its network more often than it says.
+    nfe = {row: _count_calls(networks[name], sampler) for row, (name, sampler) in kinds.items()}
+    runs = {row: partial(sampler, networks[name]) for row, (name, sampler) in kinds.items()}
+    if options.compile:
+        row, fast = "ours compiled, DDIM", compiled(networks["ours"])
+        try:
+            ddim(fast)
+        except RuntimeError as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            missing.append(f"{row}: left out, torch.compile does not work here ({reason})")
+        else:
+            kinds[row], nfe[row], runs[row] = ("ours", ddim), nfe["ours, DDIM"], partial(ddim, fast)
+    result = _two_measures(runs, options=options, device=device, desc="sampling")
+    facts = {name: _facts(network) for name, network in networks.items()}
+    peaks = {}
+    if options.memory and device.type in ("cpu", "cuda"):
+        for name in progress(networks, desc="peak memory"):
+            [row, *_] = [row for row, (of, _) in kinds.items() if of == name]
+            peaks[row] = peak_memory(name=name, device=str(device), kind="sample", n=PICTURES)
+    work = {row: (name, "fp32", nfe[row] * PICTURES) for row, (name, _) in kinds.items()}
+    _add_facts(result, facts, work, PICTURES, peaks)
+    for measure in result["GFLOP/s"]:
+        for row in result[measure]:
+            row.extra["NFE"] = nfe[row.name]
+    # DDIM against DDIM, DDPM against DDPM: their names end with it.
+    result["ratios"] = {
+        measure: [pair for pair in ratios(result[measure]) if pair["ours"][-4:] == pair["other"][-4:]]
+        for measure in result["GFLOP/s"]
     }
+    if options.growth:
+        result["growth"] = _growth_of_sampling(device, options)
+    return result | {"missing": missing, "unit": f"run of {options.nfe} evaluations for {PICTURES} pictures"}
 
 
-def bench_train(device: torch.device, *, rounds: int, growth: bool = False) -> dict[str, Any]:
-    """Training steps of batch 64 side by side."""
-    makers, missing = available()
-    networks = {name: seeded(make, 0) for name, make in makers.items()}
-    runs = {f"{name}, fp32": step_of(network, "fp32", device) for name, network in networks.items()}
-    runs["ours, bf16"] = step_of(copy.deepcopy(networks["ours"]), "bf16", device)
-    result = _two_measures(runs, rounds=rounds, device=device, desc="training step")
-    rates = {p: matmul_rate(d, device) for p, d in (("fp32", torch.float32), ("bf16", torch.bfloat16))}
-    for row in result["wall"]:
-        name, precision = row.name.rsplit(", ", 1)
-        row.extra = _facts(networks[name], row.median, rates[precision], passes=3, pictures=BATCH)
-        if device.type == "cpu":
-            row.extra["peak MB"] = peak_memory(f"step:{name}:{BATCH}")
-    if growth:
-        result["growth"] = _growth_of_training(device, rounds)
-    return result | {"missing": missing, "matmul GFLOP/s": {p: r / 1e9 for p, r in rates.items()}, "unit": "step"}
+def _count_calls(network: nn.Module, sampler: Callable[..., Tensor]) -> int:
+    """How often a sampler calls the network."""
+    calls = 0
+
+    def counted(x: Tensor, t: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return network(x, t)
+
+    sampler(counted)
+    return calls
 
 
-def bench_sample(device: torch.device, *, rounds: int, growth: bool = False) -> dict[str, Any]:
-    """One evaluation of the network for 50 pictures, which is what a sampler is made of: equal NFE, fp32."""
-    makers, missing = available()
-    networks = {name: seeded(make, 0).to(device).eval() for name, make in makers.items()}
-    x = torch.randn(PICTURES, 3, 16, 16, generator=torch.Generator().manual_seed(0)).to(device)
-    t = torch.full((PICTURES,), 500, device=device)
-
-    def forward(network: nn.Module) -> Callable[[], Tensor]:
-        @torch.no_grad()
-        def run() -> Tensor:
-            return network(x, t)
-
-        return run
-
-    runs = {f"{name}, fp32": forward(network) for name, network in networks.items()}
-    runs["ours compiled, fp32"] = forward(compiled(networks["ours"]))
-    result = _two_measures(runs, rounds=rounds, device=device, desc="network evaluation")
-    rate = matmul_rate(torch.float32, device)
-    for row in result["wall"]:
-        name = row.name.rsplit(", ", 1)[0].replace(" compiled", "")
-        row.extra = _facts(networks[name], row.median, rate, passes=1, pictures=PICTURES)
-        row.extra["pictures/s, NFE 50"] = PICTURES / (50 * row.median)
-    if growth:
-        result["growth"] = [
-            {"samples": n, "peak MB": peak_memory(f"sample:{n}")} for n in (64, 256, 1024, 4096) if device.type == "cpu"
-        ]
-    return result | {"missing": missing, "matmul GFLOP/s": {"fp32": rate / 1e9}, "unit": "evaluation of 50"}
+def _sampling_in_batches(network: nn.Module, device: torch.device, *, n: int, side: int) -> Callable[[], Tensor]:
+    """Two steps of DDIM for n pictures, at most 256 at once."""
+    return partial(
+        sample_in_batches, sample_ddim, network, linear_schedule(), (3, side, side), n=n, steps=2, device=device
+    )
 
 
-def bench_score(device: torch.device, *, rounds: int, growth: bool = False) -> dict[str, Any]:
+def _growth_of_sampling(device: torch.device, options: Options) -> list[dict[str, Any]]:
+    """Our sampling (two evaluations a picture) as the pictures grow in number and size."""
+    network = make_network("ours").to(device).eval()
+    rows = []
+    for n, side in ((64, 16), (256, 16), (1024, 16), (4096, 16), (64, 32), (64, 64)):
+        run = _sampling_in_batches(network, device, n=n, side=side)
+        with threads(options.threads):
+            times = alternate({"": run}, rounds=1, device=device, desc=f"{n} pictures, side {side}")
+        row = {"pictures": n, "side": side, "wall ms": 1e3 * times[""][0]}
+        if options.memory and device.type in ("cpu", "cuda"):
+            row["peak MB"] = peak_memory(name="ours", device=str(device), kind="sample", n=n, side=side)
+        rows.append(row)
+    return rows
+
+
+# -------------------------------------------------------------------------------------- score matching and distances
+
+
+def bench_score(device: torch.device, options: Options) -> dict[str, Any]:
     """Loss and gradient of score matching at growing dimension: exact trace, sliced, denoising."""
     runs = {}
     for d in (2, 10, 50, 100):
@@ -297,126 +524,195 @@ def bench_score(device: torch.device, *, rounds: int, growth: bool = False) -> d
             "exact trace": lambda network=network, x=x: implicit_score_matching(network, x),
         }
         runs |= {f"D = {d}, {name}": lambda loss=loss: loss().mean().backward() for name, loss in losses.items()}
-    return _two_measures(runs, rounds=rounds, device=device, desc="score matching") | {"unit": "gradient, batch 128"}
+    return _two_measures(runs, options=options, device=device, desc="score matching") | {"unit": "gradient, batch 128"}
 
 
-def bench_fid(device: torch.device, *, rounds: int, growth: bool = False) -> dict[str, Any]:
-    """The distance from statistics: ours beside torchmetrics on the same features."""
-    from torchmetrics.image.fid import _compute_fid
-
+def bench_fid(device: torch.device, options: Options) -> dict[str, Any]:
+    """The distance from statistics (on the CPU, in float64): ours beside torchmetrics on the same features."""
+    missing = []
+    try:
+        from torchmetrics.image.fid import _compute_fid
+    except ImportError as error:
+        _compute_fid = None
+        missing.append(f"torchmetrics: left out, {error.name or error} is not installed")
     runs = {}
     for d in (128, 512):
         a, b = (torch.randn(2 * d, d, dtype=torch.float64, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
         moments = (a.mean(0), a.T.cov(), b.mean(0), b.T.cov())
-        runs[f"ours, D = {d}"] = lambda moments=moments: frechet_distance(*moments)
-        runs[f"torchmetrics, D = {d}"] = lambda m=moments: _compute_fid(m[0], m[1], m[2], m[3])
-    return _two_measures(runs, rounds=rounds, device=device, desc="Fréchet distance") | {"unit": "distance"}
+        runs[f"D = {d}, ours"] = partial(frechet_distance, *moments)
+        if _compute_fid is not None:
+            runs[f"D = {d}, torchmetrics"] = partial(_compute_fid, *moments)
+    result = _two_measures(runs, options=options, device=torch.device("cpu"), desc="Fréchet distance")
+    return result | {"missing": missing, "unit": "distance"}
 
 
-PARTS = {"train": bench_train, "sample": bench_sample, "score": bench_score, "fid": bench_fid}
-
-
-def _two_measures(
-    runs: Mapping[str, Callable[[], Any]], *, rounds: int, device: torch.device, desc: str
-) -> dict[str, list[Row]]:
-    """Process time on one thread (CPU only) and wall time on all."""
-    result = {}
-    if device.type == "cpu":
-        with threads(1):
-            times = alternate(runs, rounds=rounds, device=device, clock=time.process_time, desc=f"{desc}, one thread")
-        result["process"] = [Row(name, seconds, {}) for name, seconds in times.items()]
-    times = alternate(runs, rounds=rounds, device=device, desc=f"{desc}, all threads")
-    return result | {"wall": [Row(name, seconds, {}) for name, seconds in times.items()]}
-
-
-def _growth_of_training(device: torch.device, rounds: int) -> list[dict[str, Any]]:
-    """Our step as the batch and the pictures grow."""
-    rows = []
-    for batch, side in ((16, 16), (64, 16), (256, 16), (64, 32), (64, 64)):
-        run = step_of(_ours(), "fp32", device, batch=batch, side=side)
-        [times] = alternate(
-            {"": run}, rounds=min(rounds, 3), device=device, desc=f"batch {batch}, side {side}"
-        ).values()
-        row = {"batch": batch, "side": side, "ms": 1e3 * statistics.median(times)}
-        if device.type == "cpu" and side == 16:
-            row["peak MB"] = peak_memory(f"step:ours:{batch}")
-        rows.append(row)
-    return rows
+PARTS: dict[str, Callable[[torch.device, Options], dict[str, Any]]] = {
+    "train": bench_train,
+    "sample": bench_sample,
+    "score": bench_score,
+    "fid": bench_fid,
+}
 
 
 # ------------------------------------------------------------------------------------------------- the race to a loss
 
 
-def bench_to_loss(device: torch.device, *, steps: int = 1000, every: int = 50) -> dict[str, Any]:
-    """Train the course network and ours (bf16) by the recipe: losses at equal steps, and times to the same loss.
+def race_to_loss(
+    device: torch.device,
+    *,
+    pictures: tuple[Tensor, ...],
+    heldout: tuple[Tensor, ...],
+    steps: int = 1000,
+    every: int = 25,
+    make: Mapping[str, Callable[[], nn.Module]] | None = None,
+) -> dict[str, Any]:
+    """Train the course network and ours by the recipe: losses after equal steps, and times to the same loss.
+
+    Both see the same pictures in the same order with the same draws, and the averaged weights are measured on the same
+    held-out pictures with fixed draws. The measuring is not part of the times.
 
     Args:
         device: where to train.
-        steps: steps of the course network, whose last held-out loss is the goal.
+        pictures, heldout: pictures and labels.
+        steps: steps of each; the course network's held-out loss at the last one is the goal.
         every: steps between two looks at the held-out loss.
+        make: name -> network; the first is ours, the second the one to beat.
 
     Returns:
-        Held-out losses of both at the last step, process seconds of both to the goal, and their ratio.
+        For each contender and precision its curve [step, held-out loss, process s, wall s] and what it took to the
+        goal; and the ratios of these times (None where the goal was not reached).
     """
-    data = load_sprites("embedded")
-    pictures, heldout = picture_tensors(data.train_images, data.train_labels), heldout_tensors(data)
+    ours, course = (make or {"ours": our_network, "course": peers.ContextUnet}).values()
     objective = DiffusionObjective(linear_schedule())
-    curves = {}
-    for name, make, precision in (("course", ContextUnet, "fp32"), ("ours", _ours, "bf16")):
-        config = TrainConfig(steps=steps, precision=precision, heldout_every=every, lr=RECIPES["sprites"].lr)
-        network = seeded(make, 0).to(device)
-        curve, spent, mark = [], 0.0, time.process_time()
-        for step in progress(train(network, pictures, objective, config), total=steps, desc=name):
-            if step.step % every:
+    curves: dict[str, list[list[float]]] = {}
+    for name, maker, precision in (("course, fp32", course, "fp32"), ("ours, bf16", ours, "bf16")):
+        config = TrainConfig(
+            steps=steps, precision=precision, lr=RECIPES["sprites"].lr, batch_size=min(64, len(pictures[0]))
+        )
+        run = train(seeded(maker, 0).to(device), pictures, objective, config)
+        curve, spent = [], [0.0, 0.0]
+        mark = time.process_time(), time.perf_counter()
+        for step in progress(run, total=steps, desc=name):
+            if step.step % every and step.step != steps:
                 continue
-            spent += time.process_time() - mark
+            synchronize(device)
+            now = time.process_time(), time.perf_counter()
+            spent = [total + b - a for total, a, b in zip(spent, mark, now, strict=True)]
             with step.ema.applied() as averaged:
-                curve.append((step.step, heldout_loss(averaged, objective, heldout), spent))
-            mark = time.process_time()
+                curve.append([step.step, heldout_loss(averaged, objective, heldout), *spent])
+            mark = time.process_time(), time.perf_counter()
         curves[name] = curve
-    goal = curves["course"][-1][1]
-    reached = next((point for point in curves["ours"] if point[1] <= goal), None)
+    goal = curves["course, fp32"][-1]
+    reached = next((point for point in curves["ours, bf16"] if point[1] <= goal[1]), None)
     return {
-        "course loss": goal,
-        "our loss": curves["ours"][-1][1],
-        "course seconds": curves["course"][-1][2],
-        "our seconds": None if reached is None else reached[2],
-        "our step": None if reached is None else reached[0],
-        "ratio": math.nan if reached is None else curves["course"][-1][2] / reached[2],
+        "steps": steps,
+        "course loss": goal[1],
+        "our loss": curves["ours, bf16"][-1][1],
+        "course process s": goal[2],
+        "course wall s": goal[3],
+        "our step": reached and reached[0],
+        "our process s": reached and reached[2],
+        "our wall s": reached and reached[3],
+        "process ratio": reached and goal[2] / reached[2],
+        "wall ratio": reached and goal[3] / reached[3],
         "curves": curves,
     }
+
+
+def bench_to_loss(device: torch.device, options: Options) -> dict[str, Any]:
+    """`race_to_loss` on the embedded sprites, 1000 steps, on one thread unless told otherwise."""
+    data = load_sprites("embedded")
+    with threads(options.threads or 1):
+        return race_to_loss(
+            device,
+            pictures=picture_tensors(data.train_images, data.train_labels),
+            heldout=heldout_tensors(data),
+        )
 
 
 # ------------------------------------------------------------------------------------------------------------ printing
 
 
-def table(rows: list[Row], *, title: str, reference: str | None = None) -> str:
-    """Rows as text: median, quartiles, rate, ratio to the reference (the first row if none is named)."""
-    base = next((row for row in rows if row.name == reference), rows[0])
-    width = max(len(row.name) for row in rows)
-    extras = list(dict.fromkeys(name for row in rows for name in row.extra))
-    head = f"{title:{width}}  {'ms':>9}  {'quartiles':>17}  {'per s':>8}  {'ratio':>7}"
-    lines = [head + "".join(f"  {name:>{max(len(name), 9)}}" for name in extras)]
+def columns(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Objects as an aligned text table, one line each, a column for each key; what is missing stays empty."""
+
+    def cell(value: Any) -> str:
+        if not isinstance(value, float):
+            return str(value)
+        return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [keys, *([cell(row[key]) if key in row else "" for key in keys] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(keys))]
+    # The first column is the name.
+    return "\n".join(
+        "  ".join(f"{text:{'<' if i == 0 else '>'}{widths[i]}}" for i, text in enumerate(line)).rstrip()
+        for line in cells
+    )
+
+
+def table(rows: Sequence[Row], *, title: str) -> str:
+    """Rows as text: median, quartiles, rate, and how many times slower than the first row of the group."""
+    lines = []
     for row in rows:
+        base = next(other for other in rows if other.group == row.group)
         first, third = row.quartiles
-        line = f"{row.name:{width}}  {1e3 * row.median:9.2f}  {1e3 * first:8.2f} {1e3 * third:8.2f}  "
-        line += f"{1 / row.median:8.1f}  {row.median / base.median:6.2f}x"
-        cells = ((f"{row.extra[name]:.4g}" if name in row.extra else "", max(len(name), 9)) for name in extras)
-        lines.append(line + "".join(f"  {cell:>{space}}" for cell, space in cells))
-    return "\n".join(lines)
+        lines.append(
+            {
+                title: row.name,
+                "median ms": f"{1e3 * row.median:.2f}",
+                "quartiles ms": f"{1e3 * first:.2f} to {1e3 * third:.2f}",
+                "per s": 1 / row.median,
+                "times first": f"{row.median / base.median:.2f}",
+                **row.extra,
+            }
+        )
+    return columns(lines)
 
 
 def report(part: str, result: Mapping[str, Any], device: torch.device) -> str:
     """One part's result as text."""
-    lines = [f"# {part} on {device}: times of one {result['unit']}; ratio = times slower than ours (first row)"]
-    for measure, what in (("process", "process time, one thread"), ("wall", "wall time, all threads")):
-        if measure in result:
-            lines += ["", table(result[measure], title=what)]
-    for row in result.get("growth", []):
-        lines.append("  ".join(f"{name} {value:.4g}" for name, value in row.items()))
-    for name, value in result.get("matmul GFLOP/s", {}).items():
-        lines.append(f"measured matmul rate, {name}: {value:.0f} GFLOP/s")
+    lines = [f"# {part} on {device}: times of one {result['unit']}"]
+    for measure, rates in result["GFLOP/s"].items():
+        n = result["threads"][measure]
+        lines += ["", table(result[measure], title=f"{measure} time, {n} thread{'s' * (n > 1)}")]
+        rate = ", ".join(f"{name} {value:.0f}" for name, value in rates.items())
+        lines.append(f"measured matmul rate under the same conditions, GFLOP/s: {rate}")
+        for pair in result.get("ratios", {}).get(measure, []):
+            low, high = pair["quartiles"]
+            lines.append(
+                f"{pair['ours']}: {pair['ratio']:.2f} ({low:.2f} to {high:.2f}) times faster than {pair['other']}"
+            )
+    if "growth" in result:
+        lines += ["", "as the work grows, ours in fp32:", columns(result["growth"])]
+    if "ratios" in result:
+        lines += ["", "peak MB: of a process of its own, less what its imports alone take"]
     return "\n".join([*lines, *result.get("missing", [])])
+
+
+def report_race(race: Mapping[str, Any]) -> str:
+    """The race as text."""
+    lines = [
+        f"# the race to the course network's held-out loss at step {race['steps']}",
+        f"held-out loss at step {race['steps']}: course {race['course loss']:.4f}, ours {race['our loss']:.4f}",
+        f"course, fp32: {race['course process s']:.1f} s process time, {race['course wall s']:.1f} s wall time",
+    ]
+    if race["our step"] is None:
+        return "\n".join([*lines, f"ours, bf16: not there after {race['steps']} steps"])
+    return "\n".join(
+        [
+            *lines,
+            f"ours, bf16: there at step {race['our step']}, {race['our process s']:.1f} s process time, "
+            f"{race['our wall s']:.1f} s wall time",
+            f"{race['process ratio']:.2f} times shorter in process time, {race['wall ratio']:.2f} in wall time",
+        ]
+    )
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What the numbers were measured on."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {"device": str(device), "name": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
 def as_json(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,11 @@
 """The network and the libraries that we measure ourselves against; nothing but `hw3 bench` and tests needs them."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
+
+from hw3utils.training import seeded
 
 
 class _ConvBlock(nn.Module):
@@ -77,3 +81,77 @@ class ContextUnet(nn.Module):
         up_2 = self.up_1(self.context_1(context) * up_1 + self.time_1(time), down_2)
         up_3 = self.up_2(self.context_2(context) * up_2 + self.time_2(time), down_1)
         return self.head(torch.cat([up_3, x], dim=1))
+
+
+class FromDiffusers(nn.Module):
+    """A diffusers UNet2DModel for 16x16 pictures as eps_model(x_t, t); labels are ignored.
+
+    Two residual blocks a level and attention at the second, the library's defaults and the layout of its examples.
+
+    Args:
+        widths: channels of the three levels.
+
+    Raises:
+        ImportError: when diffusers is not installed.
+    """
+
+    def __init__(self, widths: tuple[int, int, int]) -> None:
+        super().__init__()
+        from diffusers import UNet2DModel
+
+        self.model = UNet2DModel(
+            sample_size=16,
+            in_channels=3,
+            out_channels=3,
+            block_out_channels=widths,
+            layers_per_block=2,
+            down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+        )
+
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """Predict the noise in x_t (B, 3, H, W) at int64 t (B,)."""
+        return self.model(x, t).sample
+
+
+@torch.no_grad()
+def sample_with_diffusers(
+    scheduler: str, eps_model: Callable[[Tensor, Tensor], Tensor], x_T: Tensor, *, steps: int
+) -> Tensor:
+    """Sample with a scheduler of diffusers, linear schedule with T = 1000: the loop of its documentation.
+
+    Args:
+        scheduler: "DDPM" or "DDIM".
+        eps_model: called as eps_model(x_t, t).
+        x_T: standard normal noise.
+        steps: evaluations of the network.
+
+    Raises:
+        ImportError: when diffusers is not installed.
+    """
+    import diffusers
+
+    made = getattr(diffusers, f"{scheduler}Scheduler")(num_train_timesteps=1000)
+    made.set_timesteps(steps)
+    x = x_T
+    for t in made.timesteps:
+        x = made.step(eps_model(x, t.to(x.device).expand(len(x))), t, x).prev_sample
+    return x
+
+
+CONTENDERS: dict[str, Callable[[], nn.Module]] = {
+    "course ContextUnet 64": ContextUnet,
+    "diffusers 32, 64, 64": lambda: FromDiffusers((32, 64, 64)),
+    "diffusers 64, 128, 128": lambda: FromDiffusers((64, 128, 128)),
+}
+
+
+def available() -> tuple[dict[str, nn.Module], list[str]]:
+    """The networks that can be made here, first weights by seed 0, and a sentence for each that cannot."""
+    made, missing = {}, []
+    for name, make in CONTENDERS.items():
+        try:
+            made[name] = seeded(make, 0)
+        except ImportError as error:
+            missing.append(f"{name}: left out, {error.name or error} is not installed")
+    return made, missing

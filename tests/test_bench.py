@@ -1,19 +1,30 @@
-"""The bench: its arithmetic on made-up times, its order, its peers."""
+"""The bench: its arithmetic on made-up times, its order, its table, its commands."""
 
 import itertools
 import json
 import math
+import subprocess
 
 import pytest
 import torch
 from torch import nn
 
-from hw3utils import bench
+from hw3utils import bench, peers
 from hw3utils.__main__ import main
 from hw3utils.networks import UNet, compiled
 from hw3utils.peers import ContextUnet
 
 CPU = torch.device("cpu")
+
+
+def tiny():
+    return UNet(widths=(8, 16), blocks_down=(1, 1), blocks_up=(1, 1), groups=4, time_width=16)
+
+
+@pytest.fixture
+def tiny_contenders(monkeypatch):
+    monkeypatch.setattr(bench, "our_network", tiny)
+    monkeypatch.setattr(peers, "CONTENDERS", {"course": lambda: ContextUnet(features=8)})
 
 
 def test_runs_take_turns_and_two_rounds_warm_up():
@@ -25,12 +36,58 @@ def test_runs_take_turns_and_two_rounds_warm_up():
 
 
 def test_rows_give_medians_quartiles_and_ratios():
-    rows = [bench.Row("ours", [1.0, 2.0, 3.0, 4.0, 5.0], {"parameters": 7}), bench.Row("theirs", [12.0], {})]
+    rows = [bench.Row("ours", [1.0, 2.0, 3.0, 4.0, 5.0], {"parameters": 7}), bench.Row("theirs", [12.0])]
     assert (rows[0].median, rows[0].quartiles) == (3.0, (2.0, 4.0))
     head, ours, theirs = bench.table(rows, title="time").splitlines()
     assert head.split()[-1] == "parameters"
-    assert ours.split() == ["ours", "3000.00", "2000.00", "4000.00", "0.3", "1.00x", "7"]
-    assert theirs.split()[-1] == "4.00x"
+    assert ours.split() == ["ours", "3000.00", "2000.00", "to", "4000.00", "0.3333", "1.00", "7"]
+    assert theirs.split()[-1] == "4.00"
+
+
+def test_each_group_has_its_own_first_row():
+    rows = [bench.Row(f"{g} {n}", [n * k], group=g) for g, k in (("a", 1.0), ("b", 10.0)) for n in (1, 2)]
+    assert [line.split()[-1] for line in bench.table(rows, title="time").splitlines()[1:]] == ["1.00", "2.00"] * 2
+
+
+def test_ratios_are_taken_within_a_round():
+    # A machine that is ten times slower in the second round does not touch them.
+    rows = [
+        bench.Row("ours, fp32", [2.0, 20.0, 2.0]),
+        bench.Row("ours, bf16", [1.0, 10.0, 1.0]),
+        bench.Row("theirs", [8.0, 80.0, 6.0]),
+    ]
+    made = {(pair["ours"], pair["other"]): (pair["ratio"], pair["quartiles"]) for pair in bench.ratios(rows)}
+    assert made == {
+        ("ours, fp32", "theirs"): (4.0, [3.5, 4.0]),
+        ("ours, bf16", "theirs"): (8.0, [7.0, 8.0]),
+        ("ours, bf16", "ours, fp32"): (2.0, [2.0, 2.0]),
+    }
+
+
+def test_rates_and_shares():
+    row = bench.Row("ours", [0.5])
+    result = {"GFLOP/s": {"wall": {"fp32": 40.0}}, "wall": [row]}
+    bench._add_facts(result, {"n": {"MFLOP/picture": 100.0}}, {"ours": ("n", "fp32", 30)}, 10, {"ours": 7.0})
+    # 30 passes of 0.1 GFLOP in half a second are 6 GFLOP/s, 15 % of 40.
+    expected = {"pictures/s": 20.0, "MFLOP/picture": 100.0, "of matmul %": 15.0, "peak MB": 7.0}
+    assert row.extra == pytest.approx(expected)
+
+
+def test_a_call_of_many_steps_is_divided(monkeypatch):
+    monkeypatch.setattr(bench, "matmul_rate", lambda *_, **__: 1e9)
+    monkeypatch.setattr(bench, "alternate", lambda runs, **_: {name: [50.0] for name in runs})
+    options = bench.Options(rounds=1)
+    result = bench._two_measures({"a": print, "b": print}, options=options, device=CPU, desc="", calls={"b": 50})
+    assert [row.seconds for row in result["wall"]] == [[50.0], [1.0]]
+
+
+def test_threads_are_given_back():
+    before = torch.get_num_threads()
+    with bench.threads(1):
+        assert torch.get_num_threads() == 1
+    with bench.threads(None):
+        assert torch.get_num_threads() == before
+    assert torch.get_num_threads() == before
 
 
 def test_flops_of_a_known_layer():
@@ -45,24 +102,8 @@ def test_flops_of_a_known_layer():
     assert bench.flops_per_picture(One()) == 2 * 3 * 8 * 9 * 256
 
 
-def test_sizes_of_the_course_network_and_of_ours():
-    course = ContextUnet()
-    assert sum(p.numel() for p in course.parameters()) / 1e6 == pytest.approx(1.48, abs=0.005)
-    assert bench.flops_per_picture(course) / 1e6 == pytest.approx(301, abs=1)
-    assert 1e6 < sum(p.numel() for p in UNet().parameters()) < 2e6
-
-
-def test_a_missing_peer_is_named_and_left_out(monkeypatch):
-    monkeypatch.setattr(bench.importlib.util, "find_spec", lambda name: None)
-    made, missing = bench.available()
-    assert set(made) == {"ours", "course ContextUnet, 64"}
-    assert len(missing) == 2
-    assert all("not installed" in line for line in missing)
-
-
 def test_compiled_network_answers_as_the_plain_one():
-    sizes = {"widths": (8, 16), "blocks_down": (1, 1), "blocks_up": (1, 1), "groups": 4, "time_width": 16}
-    network = UNet(**sizes).eval()
+    network = tiny().eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -72,25 +113,119 @@ def test_compiled_network_answers_as_the_plain_one():
 
 
 def test_one_step_is_the_same_for_every_contender():
-    for make in (ContextUnet, lambda: UNet(widths=(8, 16), blocks_down=(1, 1), blocks_up=(1, 1), groups=4)):
+    for make in (lambda: ContextUnet(features=8), tiny):
         network = make()
         before = [p.clone() for p in network.parameters()]
-        bench.step_of(network, "fp32", CPU, batch=4)()
+        bench.step_of(network, "fp32", CPU, batch_size=4)()
         assert any(not torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
 
 
-def test_numbers_go_to_json(tmp_path, capsys):
+def test_memory_of_a_fresh_process_is_its_own():
+    big = torch.ones(100_000_000)
+    peak = bench.peak_memory(name="ours", device="cpu", kind="sample", n=2)
+    # The 400 MB of this process must not be in it.
+    assert 1 < peak < 300
+    assert len(big)
+
+
+def test_failed_memory_measurement_is_one_sentence(monkeypatch):
+    failed = subprocess.CompletedProcess([], 1, stdout="", stderr="Traceback\nKilled: too large\n")
+    monkeypatch.setattr(bench.subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(OSError, match="failed: Killed: too large"):
+        bench.peak_memory(name="ours", device="cpu")
+
+
+def test_train_and_sample_print_and_write_everything(tiny_contenders, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(bench, "peak_memory", lambda **work: 12.5)
+    path = tmp_path / "bench.json"
+    words = "bench train sample --rounds 1 --batch-size 2 --nfe 2 --threads 1 --no-compile --device cpu"
+    assert main([*words.split(), "--json", str(path)]) == 0
+    text = capsys.readouterr().out
+    for word in ("ours, fp32", "ours, bf16", "course, fp32", "pictures/s", "parameters", "MFLOP/picture", "NFE"):
+        assert word in text
+    for word in (
+        "of matmul %",
+        "peak MB",
+        "process time, 1 thread",
+        "wall time, 1 thread",
+        "quartiles",
+        "times faster than course",
+    ):
+        assert word in text
+    results = json.loads(path.read_text())
+    assert [file.name for file in tmp_path.iterdir()] == ["bench.json"]
+    assert results["options"]["rounds"] == 1
+    for measure in ("process", "wall"):
+        assert {row["name"] for row in results["train"][measure]} == {"ours, fp32", "ours, bf16", "course, fp32"}
+        rows = results["sample"][measure]
+        assert {row["extra"]["NFE"] for row in rows} == {2}
+        assert all(len(row["seconds"]) == 1 and math.isfinite(row["seconds"][0]) for row in rows)
+        assert {(p["ours"], p["other"]) for p in results["sample"]["ratios"][measure]} == {
+            ("ours, DDIM", "course, DDIM")
+        }
+
+
+def test_growth_tables(tiny_contenders, monkeypatch):
+    monkeypatch.setattr(bench, "_sampling_in_batches", lambda *_, **__: lambda: None)
+    options = bench.Options(rounds=1, batch_size=2, memory=False, growth=True)
+    rows = bench._growth_of_training(CPU, options)
+    assert [(row["batch"], row["side"]) for row in rows] == [(1, 16), (2, 16), (8, 16), (2, 32), (2, 64)]
+    rows = bench._growth_of_sampling(CPU, options)
+    assert [row["pictures"] for row in rows] == [64, 256, 1024, 4096, 64, 64]
+    assert bench.columns(rows).splitlines()[0].split() == ["pictures", "side", "wall", "ms"]
+
+
+def test_without_a_compiler_that_row_is_named_and_left_out(tiny_contenders, monkeypatch):
+    def fails(network):
+        def call(x, t):
+            raise RuntimeError("no C++ compiler\nmore")
+
+        return call
+
+    monkeypatch.setattr(bench, "compiled", fails)
+    result = bench.bench_sample(CPU, bench.Options(rounds=1, nfe=1, memory=False))
+    assert result["missing"] == ["ours compiled, DDIM: left out, torch.compile does not work here (no C++ compiler)"]
+    assert "compiled" not in "".join(row.name for row in result["wall"])
+
+
+def test_race_gives_both_losses_at_equal_steps_and_the_time_to_the_goal():
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8, generator=generator)
+    data = (pictures, torch.zeros(8, dtype=torch.int64))
+    make = {"ours": tiny, "course": lambda: ContextUnet(features=8)}
+    race = bench.race_to_loss(CPU, pictures=data, heldout=data, steps=4, every=2, make=make)
+    assert [point[0] for point in race["curves"]["ours, bf16"]] == [2, 4]
+    assert race["course loss"] == race["curves"]["course, fp32"][-1][1]
+    assert race["our loss"] == race["curves"]["ours, bf16"][-1][1]
+    assert "held-out loss at step 4" in bench.report_race(race)
+    lost = race | {"our step": None, "process ratio": None}
+    assert "not there after 4 steps" in bench.report_race(lost)
+    json.dumps(race, allow_nan=False)
+
+
+def test_distances_go_to_json(tmp_path, capsys):
     path = tmp_path / "bench.json"
     assert main(["bench", "fid", "--rounds", "1", "--device", "cpu", "--json", str(path)]) == 0
     rows = json.loads(path.read_text())["fid"]["process"]
-    assert {row["name"] for row in rows} >= {"ours, D = 128", "torchmetrics, D = 128"}
-    assert all(len(row["seconds"]) == 1 and math.isfinite(row["seconds"][0]) for row in rows)
-    assert "ours, D = 128" in capsys.readouterr().out
+    assert {row["name"] for row in rows} >= {"D = 128, ours", "D = 128, torchmetrics"}
+    assert "D = 128, ours" in capsys.readouterr().out
 
 
-def test_an_unknown_part_is_refused(capsys):
-    assert main(["bench", "cooking"]) == 2
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("bench cooking", "'cooking'"),
+        ("bench fid --device abacus", "'abacus'"),
+        ("bench sample --nfe 1001", "1001"),
+        ("bench sample --rounds 0", "'0'"),
+        ("bench sample --threads some", "'some'"),
+    ],
+)
+def test_wrong_words_are_one_line_and_exit_code_2(words, expected, capsys):
+    try:
+        code = main(words.split())
+    except SystemExit as stopped:
+        code = stopped.code
     error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert "'cooking'" in error
-    assert "train, sample, score, fid" in error
+    assert (code, error.count("\n")) == (2, 1)
+    assert expected in error
