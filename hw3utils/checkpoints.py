@@ -216,7 +216,7 @@ def load_weights(
     if card["sha256"] != file_sha256(path):
         raise ValueError(f"{path} does not have the SHA-256 of its card {card_path.name}; take the pair from one run.")
     described = card["network"]
-    name = described.get("name") if isinstance(described, dict) else described
+    name = described.get("name") if isinstance(described, dict) else None
     if not isinstance(name, str) or name not in NETWORKS:
         raise ValueError(f"{card_path} names the network {name!r}, expected one of {', '.join(NETWORKS)}.")
     try:

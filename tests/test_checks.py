@@ -270,7 +270,7 @@ def test_right_ddim_passes(sample, generator):
         ("one-step beta", "times as wide"),
         ("always noisy", "x_T alone"),
         ("noise at the end", "x_T alone"),
-        ("beta", "too much|follows x_T"),
+        ("beta", "too much|too little|follows x_T"),
         ("no room for noise", "follows x_T|too much"),
         ("variance for std", "too little"),
         ("rand", "follows x_T|too little|mean"),

@@ -1,21 +1,27 @@
 """The training loop: its steps by hand, its average by recursion, and resumes that end with the same bits."""
 
+import contextlib
 import dataclasses
 import functools
+import json
 import math
 import operator
 import os
-import signal
+import shutil
 import socket
 import subprocess
 import sys
 import textwrap
+import types
 
+import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
-from hw3utils import training
+from hw3utils import checkpoints, training
+from hw3utils.checkpoints import file_sha256, read_json, read_tensors, write_tensors
 from hw3utils.losses import noise_prediction_loss
 from hw3utils.networks import UNet
 from hw3utils.schedules import linear_schedule
@@ -156,15 +162,50 @@ def test_average_follows_its_recursion_with_warm_up():
         assert ema.average[0].item() == pytest.approx(average, rel=1e-5)
 
 
+def test_warm_up_forgets_the_start_by_its_formula():
+    """Below the limit the start's share is the product of (1 + k) / (10 + k), k = 1..n: 10! (n + 1)! / (n + 10)!."""
+    net, n = nn.Linear(1, 1, bias=False), 12
+    with torch.no_grad():
+        net.weight.fill_(1)
+        ema = EMA(net, 0.9999)
+        net.weight.zero_()
+    for _ in range(n):
+        ema.update()
+    share = math.factorial(10) * math.factorial(n + 1) / math.factorial(n + 10)
+    assert ema.average[0].item() == pytest.approx(share, rel=1e-4)
+    ema.decay = 0.0
+    ema.update()
+    assert ema.average[0].item() == pytest.approx(0, abs=1e-9)
+
+
 def test_average_is_applied_and_taken_back(data):
     net, _, last = whole(data)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     net.train()
-    with last.ema.applied() as averaged:
-        assert not averaged.training
-        assert same(averaged, last.ema.copy_to(network(1)))
-    assert net.training
+    net.attention.eval()
+    modes = [module.training for module in net.modules()]
+
+    def look_and_fail():
+        with last.ema.applied() as averaged:
+            assert not any(module.training for module in averaged.modules())
+            assert same(averaged, last.ema.copy_to(network(1)))
+            assert not all(torch.equal(tensor, before[name]) for name, tensor in averaged.state_dict().items())
+            raise KeyError("lost")
+
+    with pytest.raises(KeyError, match="lost"):
+        look_and_fail()
+    assert [module.training for module in net.modules()] == modes
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+
+
+def test_buffers_are_not_averaged():
+    net = nn.Sequential(nn.BatchNorm1d(2))
+    ema = EMA(net, 0.5)
+    net(torch.tensor([[1.0, 2.0], [3.0, 5.0]]))
+    ema.update()
+    copy = ema.copy_to(nn.Sequential(nn.BatchNorm1d(2)))
+    assert torch.equal(copy[0].running_mean, net[0].running_mean)
+    assert copy[0].num_batches_tracked == 1
 
 
 def test_heldout_loss_depends_on_the_seed_only(data):
@@ -176,6 +217,26 @@ def test_heldout_loss_depends_on_the_seed_only(data):
     x0, t, eps, label = OBJECTIVE.draw(data, g)
     want = noise_prediction_loss(lambda x, t: net(x, t, label), x0, t, eps, OBJECTIVE.schedule).mean()
     assert a == pytest.approx(want.item(), rel=1e-5)
+
+
+def test_heldout_loss_is_taken_in_evaluation_mode_batch_by_batch():
+    class Squares:
+        def draw(self, batch, generator):
+            return batch
+
+        def __call__(self, net, x):
+            return net(x).square().sum(1)
+
+    net = nn.Sequential(nn.Dropout(0.5), nn.Linear(2, 2), nn.Dropout(0.5)).train()
+    net[2].eval()
+    x = torch.arange(10.0).reshape(5, 2)
+    losses = [heldout_loss(net, Squares(), x, batch_size=size) for size in (2, 5, 99)]
+    assert [module.training for module in net.modules()] == [True, True, True, False]
+    want = net[1](x).square().sum(1).double().mean().item()
+    assert losses == pytest.approx([want] * 3, rel=1e-6)
+    for options, message in (({"batch_size": 0}, "batch_size is 0"), ({"seed": -1}, "seed is -1")):
+        with pytest.raises(ValueError, match=message):
+            heldout_loss(net, Squares(), x, **options)
 
 
 # ------------------------------------------------------------------------------------------------------------- resuming
@@ -197,55 +258,160 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(data, tmp_path, stop):
     assert all(torch.equal(tensor, average[name]) for name, tensor in end.ema.state_dict().items())
 
 
+def saved(out):
+    """All tensors of the checkpoint in a folder: weights, average, optimizer, random state, losses."""
+    return read_tensors(out / read_json(out / training.POINTER)["file"])
+
+
+def assert_same_bits(a, b):
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+def test_stops_of_every_kind_change_no_bit_of_the_checkpoint(data, tmp_path):
+    whole(data, heldout=data, out=tmp_path / "whole")
+    cut = {"heldout": data, "out": tmp_path / "cut"}
+    whole(data, dataclasses.replace(CONFIG, steps=2), **cut)  # fewer steps, and later more of them
+    steps = train(network(5), data, OBJECTIVE, CONFIG, resume=True, **cut)  # first weights do not matter any more
+    for _ in range(3):
+        next(steps)
+    torch.rand(7)  # nor does the global random state
+    steps.close()
+    for step in train(network(6), data, OBJECTIVE, CONFIG, resume=True, **cut):
+        if step.step == 7:
+            break
+    assert [step.step for step in train(network(7), data, OBJECTIVE, CONFIG, resume=True, **cut)] == [8, 9, 10, 11, 12]
+    assert list(train(network(8), data, OBJECTIVE, CONFIG, resume=True, **cut)) == []
+    assert_same_bits(saved(tmp_path / "cut"), saved(tmp_path / "whole"))
+    assert {name.split(".")[0] for name in saved(tmp_path / "cut")} >= {"network", "ema", "adam", "generator"}
+
+
+def test_resume_without_a_checkpoint_begins(data, tmp_path):
+    assert next(train(network(), data, OBJECTIVE, CONFIG, out=tmp_path / "new", resume=True)).step == 1
+
+
+def test_bf16_is_for_the_arithmetic_only(data):
+    config = dataclasses.replace(CONFIG, precision="bf16")
+    net, losses, last = whole(data, config)
+    _, exact, _ = whole(data)
+    assert losses != exact
+    assert losses == pytest.approx(exact, rel=0.05)
+    assert {tensor.dtype for tensor in (*net.parameters(), *last.ema.average)} == {torch.float32}
+
+
 SCRIPT = """
 import sys, torch
 from hw3utils import training
 from hw3utils.networks import UNet
 from hw3utils.schedules import linear_schedule
 from hw3utils.training import DiffusionObjective, TrainConfig, train
-torch.set_num_threads(1)
-g = torch.Generator().manual_seed(0)
-pictures = torch.randint(0, 256, (28, 3, 8, 8), dtype=torch.uint8, generator=g)
-data = pictures, torch.randint(0, 5, (28,), generator=g)
-net = training.seeded(lambda: UNet(widths=(8, 16), blocks_down=(1, 1), blocks_up=(1, 1), groups=4, time_width=16), 0)
-objective = DiffusionObjective(linear_schedule(50, 1e-3, 0.1))
-config = TrainConfig(steps=40, batch_size=8, lr=1e-3, checkpoint_every=2)
-for step in train(net, data, objective, config, out=sys.argv[1], resume=True):
-    print(step.step, flush=True)
+
+def go(out, tell=print):
+    torch.set_num_threads(1)
+    g = torch.Generator().manual_seed(0)
+    pictures = torch.randint(0, 256, (28, 3, 8, 8), dtype=torch.uint8, generator=g)
+    data = pictures, torch.randint(0, 5, (28,), generator=g)
+    tiny = dict(widths=(8, 16), blocks_down=(1, 1), blocks_up=(1, 1), groups=4, time_width=16)
+    net = training.seeded(lambda: UNet(**tiny), 0)
+    objective = DiffusionObjective(linear_schedule(50, 1e-3, 0.1))
+    config = TrainConfig(steps=40, batch_size=8, lr=1e-3, checkpoint_every=2)
+    for step in train(net, data, objective, config, out=out, resume=True):
+        tell(step.step)
 """
+
+# One process imports torch, once; its children train and are killed. It never computes itself, so that it may fork.
+KILLS = (
+    SCRIPT
+    + """
+import itertools, os, random, signal, traceback
+from pathlib import Path
+from hw3utils import checkpoints
+from hw3utils.checkpoints import read_json, read_tensors
+
+def child(work):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    return pid
+
+def end(pid):
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+def saved(out):
+    return read_tensors(out / read_json(out / training.POINTER)["file"])
+
+def progress(out):
+    return len(training.read_history(out)[0]) if (out / training.POINTER).exists() else 0
+
+def quiet(step):
+    pass
+
+whole, points, moments = (Path(sys.argv[1]) / name for name in ("whole", "points", "moments"))
+assert end(child(lambda: go(whole, quiet))) == 0
+
+# Killed before each call that touches the disk, in turn, through two checkpoints; in the middle where it is a write.
+def killed_at(call):
+    calls = itertools.count(1)
+
+    def guard(function, half=False):
+        def guarded(*arguments, **options):
+            if next(calls) == call:
+                if half:
+                    function(*arguments, **options)
+                    os.truncate(arguments[1], os.path.getsize(arguments[1]) // 2)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments, **options)
+        return guarded
+
+    checkpoints.save_file = guard(checkpoints.save_file, half=True)
+    os.fsync, Path.replace, Path.unlink = guard(os.fsync), guard(Path.replace), guard(Path.unlink)
+    go(points, quiet)
+
+before = 0
+for call in range(1, 18):
+    assert end(child(lambda: killed_at(call))) == -signal.SIGKILL, call
+    assert progress(points) >= before, call
+    before = progress(points)
+assert before > 2
+
+# Killed at moments that nobody chose.
+rng, before = random.Random(0), 0
+for _ in range(20):
+    read, write = os.pipe()
+    pid = child(lambda: go(moments, lambda step: os.write(write, b".")))
+    os.close(write)
+    done = sum(len(os.read(read, 1)) for _ in range(rng.randrange(4)))
+    os.kill(pid, signal.SIGKILL)
+    assert end(pid) in (-signal.SIGKILL, 0)
+    os.close(read)
+    # At most the steps since the last checkpoint are lost.
+    assert progress(moments) >= min(40, before + done - done % 2), (before, done)
+    before = progress(moments)
+
+for out in (points, moments):
+    assert end(child(lambda: go(out, quiet))) == 0
+    a, b = saved(whole), saved(out)
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+    assert sorted(path.name for path in out.iterdir()) == ["checkpoint-00000040.safetensors", "checkpoint.json"]
+"""
+)
 
 
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(tmp_path):
-    def start(out):
-        return subprocess.Popen([sys.executable, "-c", SCRIPT, str(out)], stdout=subprocess.PIPE, text=True)
-
-    plain = start(tmp_path / "whole")
-    assert plain.communicate()[0].split()[-1] == "40"
-    reached = 0
-    for kill_at in (3, 14, 29):
-        process = start(tmp_path / "killed")
-        for line in process.stdout:
-            first = reached if reached else int(line)
-            reached = int(line)
-            if reached >= kill_at:
-                os.kill(process.pid, signal.SIGKILL)
-                break
-        process.wait()
-        process.stdout.close()
-        assert first >= 1
-    last = start(tmp_path / "killed")
-    steps = [int(line) for line in last.communicate()[0].split()]
-    assert steps[0] >= reached - 1
-    assert steps[-1] == 40
-    a, b = read_average(tmp_path / "whole"), read_average(tmp_path / "killed")
-    assert all(torch.equal(a[name], b[name]) for name in a)
-    assert read_history(tmp_path / "whole")[0] == read_history(tmp_path / "killed")[0]
+    """37 kills: no unreadable checkpoint, nothing lost beyond the interval, no litter, the same bits."""
+    done = subprocess.run([sys.executable, "-c", KILLS, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_two_processes_give_the_losses_of_one(tmp_path):
-    script = textwrap.dedent(SCRIPT).replace("steps=40", "steps=6")
-    script = script.replace(
-        "config =", "torch.distributed.init_process_group('gloo') if len(sys.argv) > 2 else None\nconfig ="
+    script = textwrap.dedent(SCRIPT).replace("steps=40", "steps=6") + (
+        "if len(sys.argv) > 2:\n    torch.distributed.init_process_group('gloo')\ngo(sys.argv[1])\n"
     )
     single = subprocess.run([sys.executable, "-c", script, str(tmp_path / "one")], capture_output=True, text=True)
     assert single.returncode == 0, single.stderr
@@ -271,6 +437,25 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
         torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=1e-5)
 
 
+def test_processes_that_do_not_fit_are_refused(data, monkeypatch):
+    run = training._Run(network(), data, OBJECTIVE, CONFIG, capture=False)
+    run.step, run.world = 5, 2
+
+    def other_is_at_0(ends, op):
+        assert op == torch.distributed.ReduceOp.MIN
+        ends.copy_(torch.minimum(ends, torch.tensor([0, 0])))
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", other_is_at_0)
+    with pytest.raises(ValueError, match=r"the 2 processes found checkpoints of steps 0 to 5.*same folder"):
+        run.check_together()
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 0)
+    for processes, capture, message in ((3, False, "multiple of the 3 processes"), (2, True, "one process only")):
+        monkeypatch.setattr(torch.distributed, "get_world_size", lambda processes=processes: processes)
+        with pytest.raises(ValueError, match=message):
+            training._Run(network(), data, OBJECTIVE, CONFIG, capture)
+
+
 def test_bursts_of_a_captured_run_are_the_plain_steps(data, tmp_path, monkeypatch):
     """Capture needs CUDA; here the graph is replaced by the step that it would replay, everything around it stays."""
     _, losses, _ = whole(data, heldout=data)
@@ -286,6 +471,61 @@ def test_bursts_of_a_captured_run_are_the_plain_steps(data, tmp_path, monkeypatc
     assert burst_losses == losses
     assert last.step == CONFIG.steps
     assert [step for step, _ in read_history(tmp_path)[1]] == [4, 8, 12]
+
+
+def test_capture_warms_up_records_once_and_replays(data, tmp_path, monkeypatch):
+    """The real path around the graph, with stand-ins for streams and graph: nothing is computed while recording."""
+    whole(data, heldout=data, out=tmp_path / "plain")
+    log, recording, plain_step, plain_init = [], [], training._Run._one_step, training._Run.__init__
+
+    def one_step(self):
+        if recording:
+            recording[0].run = self
+            assert all(parameter.grad is None for parameter in self.network.parameters())
+            return torch.tensor(math.nan)
+        log.append("step")
+        return plain_step(self)
+
+    class Graph:
+        def register_generator_state(self, generator):
+            self.generator = generator
+
+        def replay(self):
+            log.append("replay")
+            assert self.generator is self.run.generator
+            self.run.loss.copy_(plain_step(self.run))
+
+    @contextlib.contextmanager
+    def record(graph, stream):
+        log.append("record")
+        recording.append(graph)
+        yield
+        recording.clear()
+
+    def init(self, net, data, objective, config, capture):
+        plain_init(self, net, data, objective, config, False)
+        self.capture = True
+
+    stream = types.SimpleNamespace(wait_stream=lambda other: None)
+    monkeypatch.setattr(training._Run, "_one_step", one_step)
+    monkeypatch.setattr(training._Run, "__init__", init)
+    for name, stand_in in {
+        "Stream": lambda device: stream,
+        "current_stream": lambda device: stream,
+        "stream": lambda stream: contextlib.nullcontext(),
+        "CUDAGraph": Graph,
+        "graph": record,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    for step in train(network(), data, OBJECTIVE, CONFIG, heldout=data, out=tmp_path / "captured"):
+        if step.step == 6:  # in a burst of 5 to 8, whose last step is saved
+            break
+    assert len(read_history(tmp_path / "captured")[0]) == 8
+    assert log == ["step"] * 3 + ["record"] + ["replay"] * 5
+    log.clear()
+    whole(data, heldout=data, out=tmp_path / "captured", resume=True)
+    assert log == ["step"] * 3 + ["record", "replay"]
+    assert_same_bits(saved(tmp_path / "captured"), saved(tmp_path / "plain"))
 
 
 # ------------------------------------------------------------------------------------------------------ what goes wrong
@@ -306,6 +546,26 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(data, tmp_path
     assert len(read_history(tmp_path)[0]) == 5
 
 
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    """A finite loss whose gradient is not: the step that it makes must not replace a good checkpoint."""
+
+    class Breaks:
+        def draw(self, batch, generator):
+            return batch
+
+        def __call__(self, net, x):
+            loss = (net.weight * x).square().sum(1)
+            steep = (net.weight - net.weight.detach()).sqrt().sum()
+            return loss + steep if bool((x == 3).any()) else loss
+
+    config = TrainConfig(steps=8, batch_size=1, checkpoint_every=1)
+    with pytest.raises(FloatingPointError, match=r"weights are not finite after step (\d+).*untouched") as error:
+        list(train(nn.Linear(1, 1), torch.arange(8.0)[:, None], Breaks(), config, out=tmp_path))
+    losses = read_history(tmp_path)[0]
+    assert f"after step {len(losses) + 1}:" in str(error.value)
+    assert all(tensor.isfinite().all() for tensor in read_average(tmp_path).values())
+
+
 def test_a_full_disk_leaves_the_last_checkpoint(data, tmp_path, monkeypatch):
     steps = train(network(), data, OBJECTIVE, CONFIG, out=tmp_path)
     for step in steps:
@@ -324,37 +584,156 @@ def test_a_full_disk_leaves_the_last_checkpoint(data, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("*.part")) + list(tmp_path.glob(".*.part"))
 
 
+@pytest.mark.parametrize("fails", ["tensors", "tensors, in the library", "pointer", "on closing"])
+def test_a_disk_that_fills_up_anywhere_leaves_a_checkpoint_to_go_on_from(data, tmp_path, monkeypatch, fails):
+    whole(data, out=tmp_path / "whole")
+    cut = tmp_path / "cut"
+    steps = train(network(), data, OBJECTIVE, CONFIG, out=cut)
+    for step in steps:
+        if step.step == 6:
+            break
+    before = {path.name: path.read_bytes() for path in cut.iterdir()}
+    good = os.fsync
+    left = [1 if fails == "pointer" else 0]
+
+    def full(*arguments):
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(28, "No space left on device")
+        good(*arguments)
+
+    def full_library(tensors, path):
+        path.write_bytes(b"half")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    with monkeypatch.context() as patch:
+        if fails == "tensors, in the library":
+            patch.setattr(checkpoints, "save_file", full_library)
+        else:
+            patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match=r"could not write .*No space left on device") as error:
+            steps.close() if fails == "on closing" else list(steps)
+    assert "\n" not in str(error.value)
+    assert {path.name: path.read_bytes() for path in cut.iterdir()} == before
+    whole(data, out=cut, resume=True)
+    assert_same_bits(saved(cut), saved(tmp_path / "whole"))
+
+
+def test_a_folder_that_cannot_be_written_is_found_out_at_once(data, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(OSError, match=r"could not write to the folder .*file/deep"):
+        train(network(), data, OBJECTIVE, CONFIG, out=tmp_path / "file" / "deep")
+
+
 def checkpoint(data, folder):
     whole(data, dataclasses.replace(CONFIG, steps=5), out=folder)
     return next(folder.glob("*.safetensors"))
 
 
-@pytest.mark.parametrize("damage", ["truncate", "pickle", "flip", "pointer", "missing"])
-def test_a_damaged_checkpoint_is_refused_in_a_sentence(data, tmp_path, damage):
-    path = checkpoint(data, tmp_path)
+def pointer(out, **changes):
+    path = out / training.POINTER
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def tensors(out, change):
+    """Change the tensors of a checkpoint and sign it anew, so that only their content is wrong."""
+    path = out / read_json(out / training.POINTER)["file"]
+    changed = {name: tensor.clone() for name, tensor in read_tensors(path).items()}
+    change(changed)
+    write_tensors(path, changed)
+    pointer(out, sha256=file_sha256(path))
+
+
+def file(out, change):
+    path = next(out.glob("*.safetensors"))
     content = path.read_bytes()
-    if damage == "truncate":
-        path.write_bytes(content[: len(content) // 2])
-    elif damage == "pickle":
-        torch.save({"a": 1}, path)
-    elif damage == "flip":
-        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    elif damage == "pointer":
-        (tmp_path / training.POINTER).write_text('{"file": "x"')
-    else:
-        path.unlink()
-    with pytest.raises((ValueError, FileNotFoundError), match=r"safetensors|SHA-256|JSON|no file"):
-        whole(data, out=tmp_path, resume=True)
+    path.write_bytes(change(content))
+
+
+def pickled(out):
+    torch.save({"a": 1}, next(out.glob("*.safetensors")))
+    pointer(out, sha256=file_sha256(next(out.glob("*.safetensors"))))
+
+
+DAMAGE = {
+    "cut off": (lambda out: file(out, lambda content: content[: len(content) // 2]), "not a whole safetensors file"),
+    "empty": (lambda out: file(out, lambda content: b""), "not a whole safetensors file"),
+    "one bit": (lambda out: file(out, lambda content: content[:-1] + bytes([content[-1] ^ 1])), "SHA-256"),
+    "a pickle": (pickled, "never pickles"),
+    "no tensors": (lambda out: next(out.glob("*.safetensors")).unlink(), "there is no file"),
+    "pointer cut off": (lambda out: (out / training.POINTER).write_text('{"file": "x"'), "not readable as JSON"),
+    "pointer of bytes": (lambda out: (out / training.POINTER).write_bytes(b"\xff\xfe"), "not readable as JSON"),
+    "pointer a list": (lambda out: (out / training.POINTER).write_text("[]"), "holds a JSON list"),
+    "pointer empty": (lambda out: (out / training.POINTER).write_text("{}"), "lacks config, file, samples, seconds"),
+    "config a list": (lambda out: pointer(out, config=[1]), "config that is no object"),
+    "step a word": (lambda out: pointer(out, step="five"), "the step in .* is 'five', expected an integer"),
+    "step another": (lambda out: pointer(out, step=4), r"losses of shape \(5,\).*expected \(4,\)"),
+    "seconds a word": (lambda out: pointer(out, seconds="long"), "seconds in .* is 'long'"),
+    "a path outside": (lambda out: pointer(out, file="../other.safetensors"), "there is no file"),
+    "weight lacking": (lambda out: tensors(out, lambda t: t.pop("network.head.bias")), "no tensor head.bias"),
+    "weight too many": (lambda out: tensors(out, lambda t: t.update({"network.x": torch.ones(1)})), "a tensor x that"),
+    "weight of another shape": (
+        lambda out: tensors(out, lambda t: t.update({"network.head.bias": torch.ones(4)})),
+        r"head.bias of shape \(4,\), the network has \(3,\)",
+    ),
+    "weight not finite": (lambda out: tensors(out, lambda t: t["network.head.bias"].fill_(math.nan)), "not finite"),
+    "average lacking": (lambda out: tensors(out, lambda t: t.pop("ema.head.bias")), r"\(average\) has no tensor"),
+    "moment lacking": (lambda out: tensors(out, lambda t: t.pop("adam.0.exp_avg")), r"\(optimizer\) has no tensor"),
+    "moment of nothing": (
+        lambda out: tensors(out, lambda t: t.update({"adam.999.step": torch.ones(())})),
+        r"\(optimizer\) has a tensor 999.step",
+    ),
+    "no random state": (lambda out: tensors(out, lambda t: t.pop("generator")), "another kind of device"),
+    "random state of CUDA": (
+        lambda out: tensors(out, lambda t: t.update(generator=torch.zeros(16, dtype=torch.uint8))),
+        "another kind of device than cpu",
+    ),
+    "no losses": (lambda out: tensors(out, lambda t: t.pop("losses")), r"losses of shape \(0,\)"),
+}
+
+
+@pytest.fixture(scope="module")
+def at_five(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("at five")
+    checkpoint(data, folder)
+    return folder
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_refused_in_a_sentence_and_changes_nothing(data, at_five, tmp_path, damage):
+    out = tmp_path / "run"
+    shutil.copytree(at_five, out)
+    harm, message = DAMAGE[damage]
+    harm(out)
+    files = {path.name: path.read_bytes() for path in out.iterdir()}
+    net = network(3)
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
+        next(train(net, data, OBJECTIVE, CONFIG, out=out, resume=True))
+    assert "\n" not in str(error.value)
+    assert same(net, network(3))
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == files
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"lr": 1.0}, "lr = 0.001"), ({"seed": 3}, "seed = 0"), ({"batch_size": 4}, "batch_size = 8")],
+    [
+        ({"lr": 1.0}, "lr = 0.001, not 1.0"),
+        ({"seed": 3}, "seed = 0, not 3"),
+        ({"batch_size": 4}, "batch_size = 8, not 4"),
+        ({"ema_decay": 0.5}, "ema_decay = 0.9999, not 0.5"),
+        ({"precision": "bf16"}, "precision = fp32, not bf16"),
+        ({"lr_decay": True}, "lr_decay = False, not True|steps = 5, not 12"),
+        ({"steps": 4}, "at step 5, past steps = 4"),
+    ],
 )
-def test_a_checkpoint_of_other_settings_is_refused_by_name(data, tmp_path, change, message):
-    checkpoint(data, tmp_path)
+def test_a_checkpoint_of_other_settings_is_refused_by_name(data, at_five, change, message):
     with pytest.raises(ValueError, match=message):
-        whole(data, dataclasses.replace(CONFIG, **change), out=tmp_path, resume=True)
+        whole(data, dataclasses.replace(CONFIG, **change), out=at_five, resume=True)
+
+
+def test_a_checkpoint_of_other_data_is_refused(data, at_five):
+    with pytest.raises(ValueError, match="saw 28 samples, the data here are 20"):
+        whole(tuple(tensor[:20] for tensor in data), out=at_five, resume=True)
 
 
 def test_what_train_refuses(data, tmp_path):
@@ -366,10 +745,15 @@ def test_what_train_refuses(data, tmp_path):
         ({"config": dataclasses.replace(CONFIG, batch_size=64)}, "batch_size is 64 but there are 28"),
         ({"data": (data[0], data[1][:3])}, r"lengths \[28, 3\]"),
         ({"data": ()}, r"lengths \[\]"),
+        ({"data": (data[0][:0], data[1][:0])}, r"lengths \[0, 0\]"),
+        ({"data": (data[0].numpy(), data[1])}, "got ndarray, Tensor"),
+        ({"data": torch.tensor(3.0)}, "the first dimension the sample"),
     ):
         arguments = {"data": data, "config": CONFIG, **options}
         with pytest.raises(ValueError, match=message):
             train(network(), arguments.pop("data"), OBJECTIVE, arguments.pop("config"), **arguments)
+    with pytest.raises(ValueError, match="Identity without parameters"):
+        train(nn.Identity(), data, OBJECTIVE, CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -381,6 +765,13 @@ def test_what_train_refuses(data, tmp_path):
         ({"lr": math.nan}, "lr is nan"),
         ({"ema_decay": 1.0}, "ema_decay is 1.0"),
         ({"seed": -1}, "seed is -1"),
+        ({"seed": 2**32}, "seed is 4294967296, expected an integer in 0..4294967295"),
+        ({"steps": True}, "steps is True"),
+        ({"lr": "2e-4"}, "lr is '2e-4'"),
+        ({"lr": math.inf}, "lr is inf"),
+        ({"lr_decay": "no"}, "lr_decay is 'no', expected True or False"),
+        ({"checkpoint_every": 0}, "checkpoint_every is 0"),
+        ({"ema_decay": -0.1}, "ema_decay is -0.1"),
         ({"precision": "fp16"}, "precision is 'fp16'"),
     ],
 )
@@ -389,7 +780,33 @@ def test_what_a_config_refuses(change, message):
         TrainConfig(**change)
 
 
-def test_unknown_devices_are_refused():
-    with pytest.raises(ValueError, match="'tpu'"):
-        training.resolve_device("tpu")
+def test_a_config_holds_plain_numbers(data, tmp_path):
+    config = dataclasses.replace(CONFIG, steps=np.int64(1), lr=np.float32(0.5), seed=np.uint8(3), ema_decay=0)
+    assert [type(v) for v in (config.steps, config.lr, config.seed, config.ema_decay)] == [int, float, int, float]
+    whole(data, config, out=tmp_path)
+    assert read_json(tmp_path / training.POINTER)["config"] == dataclasses.asdict(config)
+
+
+@pytest.mark.parametrize("name", ["tpu", "meta", "", "cuda:99", None])
+def test_unknown_devices_are_refused(name):
+    with pytest.raises(ValueError, match=f"device '{name}' is not here"):
+        training.resolve_device(name)
+
+
+def test_known_devices():
     assert training.resolve_device("cpu") == torch.device("cpu")
+    assert training.resolve_device().type in ("cpu", "cuda", "mps")
+
+
+def test_a_seeded_network_leaves_the_global_random_state():
+    before = torch.get_rng_state()
+    a, b, c = network(1), network(1), network(2)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert same(a, b)
+    assert not same(a, c)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, math.nan, "half"])
+def test_label_dropout_is_a_share(share):
+    with pytest.raises(ValueError, match="label_dropout is"):
+        DiffusionObjective(linear_schedule(), label_dropout=share)
