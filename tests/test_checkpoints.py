@@ -1,15 +1,27 @@
 """Files: whole or not at all, checked when read, never unpickled."""
 
+import ast
 import json
 import pickle
-import re
 from pathlib import Path
 
 import pytest
 import torch
 
 import hw3utils
-from hw3utils.checkpoints import load_pretrained, load_weights, pretrained_card, save_weights, write_atomically
+from hw3utils.checkpoints import (
+    check_writable,
+    file_sha256,
+    load_pretrained,
+    load_weights,
+    pretrained_card,
+    read_json,
+    read_tensors,
+    save_weights,
+    write_atomically,
+    write_json,
+    write_tensors,
+)
 from hw3utils.networks import UNet
 from hw3utils.schedules import cosine_schedule, linear_schedule
 from hw3utils.training import seeded
@@ -86,6 +98,56 @@ def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
+def test_a_writer_with_a_mistake_of_its_own_leaves_nothing_either(tmp_path):
+    def breaks(temporary):
+        temporary.write_text("half")
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        write_atomically(tmp_path / "file", breaks)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "file.json", {"x": float("nan")})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path):
+    path = tmp_path / "deep" / "file"
+    write_atomically(path, lambda temporary: temporary.write_text("old"))
+    seen = []
+
+    def write(temporary):
+        temporary.write_text("new")
+        seen.append((path.read_text(), temporary.parent == path.parent))
+
+    assert write_atomically(path, write).read_text() == "new"
+    assert seen == [("old", True)]
+
+
+def test_what_cannot_be_a_folder_is_said_before_and_after(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(OSError, match=r"could not write to the folder .*file.*; choose another one"):
+        check_writable(tmp_path / "file" / "deep")
+    with pytest.raises(OSError, match=r"could not write .*file/x"):
+        write_atomically(tmp_path / "file" / "x", lambda temporary: temporary.write_text("x"))
+    with pytest.raises(OSError, match=r"could not write .*Is a directory"):
+        write_atomically(tmp_path, lambda temporary: temporary.write_text("x"))
+    assert check_writable(tmp_path / "new" / "deep").is_dir()
+    assert list((tmp_path / "new" / "deep").iterdir()) == []
+
+
+def test_a_card_of_other_weights_does_not_sign_these(saved, tmp_path):
+    _, _, card = load_weights(saved[1])
+    other = seeded(lambda: UNet(**TINY), 1)
+    again = save_weights(
+        tmp_path / "again.safetensors", other.state_dict(), network=other, schedule=linear_schedule(7), card=card
+    )
+    loaded, schedule, new = load_weights(again)
+    assert torch.equal(loaded.stem.weight, other.stem.weight)
+    assert schedule == linear_schedule(7)
+    assert new["note"] == "n"
+
+
 class Trap:
     """Unpickling this leaves a file behind."""
 
@@ -98,18 +160,46 @@ class Trap:
 
 def test_a_pickle_is_refused_and_not_run(saved, tmp_path):
     mark = tmp_path / "it was run"
+    pickle.loads(pickle.dumps(Trap(mark)))
+    assert mark.exists()  # the trap works
+    mark.unlink()
     for write in (lambda: torch.save(Trap(mark), saved[1]), lambda: saved[1].write_bytes(pickle.dumps(Trap(mark)))):
         write()
+        edit(saved[1], sha256=file_sha256(saved[1]))
         with pytest.raises(ValueError, match="never pickles"):
             load_weights(saved[1])
+        saved[1].with_suffix(".json").write_bytes(saved[1].read_bytes())
+        with pytest.raises(ValueError, match="not readable as JSON"):
+            read_json(saved[1].with_suffix(".json"))
         assert not mark.exists()
+        write_json(saved[1].with_suffix(".json"), {"network": {"name": "UNet"}, "schedule": {}, "sha256": ""})
+
+
+UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+UNSAFE_CALLS = {"eval", "exec", "torch.load", "pd.read_pickle", "yaml.load", "torch.hub.load", "torch.jit.load"}
+
+
+def unsafe(code):
+    """What a module imports or calls that could run what it reads."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            yield from UNSAFE_MODULES & {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            yield from UNSAFE_MODULES & {(node.module or "").split(".")[0]}
+        elif isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            safe = any(word.arg == "allow_pickle" and ast.unparse(word.value) == "False" for word in node.keywords)
+            if called in UNSAFE_CALLS or (called in ("np.load", "numpy.load") and not safe):
+                yield called
 
 
 def test_no_code_of_ours_can_unpickle():
-    for path in Path(hw3utils.__file__).parent.rglob("*.py"):
-        code = path.read_text()
-        assert not re.search(r"\bpickle\.|import pickle|torch\.load\(|joblib|allow_pickle=True", code), path.name
-        assert all("allow_pickle=False" in call for call in re.findall(r"np\.load\([^)]*\)", code)), path.name
+    for code in ("import pickle", "from joblib import load", "x = torch.load(path)", "np.load(f)", "eval('1')"):
+        assert list(unsafe(code)), code
+    assert list(unsafe("np.load(f, allow_pickle=False)")) == []
+    modules = sorted(Path(hw3utils.__file__).parent.rglob("*.py"))
+    assert len(modules) > 20
+    assert {path.name: found for path in modules if (found := list(unsafe(path.read_text())))} == {}
 
 
 def edit(path, **changes):
@@ -117,20 +207,42 @@ def edit(path, **changes):
     card.write_text(json.dumps({**json.loads(card.read_text()), **changes}))
 
 
+def sign(path, change):
+    """Change the tensors and put their new hash into the card, so that only their content is wrong."""
+    tensors = {name: tensor.clone() for name, tensor in read_tensors(path).items()}
+    change(tensors)
+    write_tensors(path, tensors)
+    edit(path, sha256=file_sha256(path))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda path: path.write_bytes(path.read_bytes()[:100]), "not a whole safetensors file"),
+        (lambda path: path.write_bytes(b""), "not a whole safetensors file"),
         (lambda path: path.unlink(), "no file"),
         (lambda path: path.with_suffix(".json").unlink(), "no file .*json"),
         (lambda path: path.with_suffix(".json").write_text("{"), "not readable as JSON"),
         (lambda path: path.with_suffix(".json").write_text("[]"), "holds a JSON list"),
         (lambda path: path.with_suffix(".json").write_text("{}"), "lacks network, schedule, sha256"),
         (lambda path: edit(path, sha256="0"), "does not have the SHA-256 of its card"),
+        (lambda path: edit(path, sha256=None), "does not have the SHA-256 of its card"),
+        (lambda path: path.with_suffix(".json").write_text("[" * 100_000), "not readable as JSON"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\xff"), "does not have the SHA-256 of its card"),
         (lambda path: edit(path, network={"name": "Net"}), "names the network 'Net'"),
+        (lambda path: edit(path, network="UNet"), "names the network None"),
+        (lambda path: edit(path, network={"name": ["UNet"]}), "names the network"),
+        (lambda path: edit(path, network={"name": "UNet", "widths": [8, 10**9]}), "cannot be made: a number in widths"),
+        (lambda path: edit(path, network={"name": "UNet", "widths": "wide"}), "cannot be made: widths is 'wide'"),
+        (lambda path: edit(path, network={"name": "UNet", "groups": 0}), "cannot be made: groups is 0"),
+        (lambda path: sign(path, lambda t: t.pop("head.bias")), "no tensor head.bias"),
+        (lambda path: sign(path, lambda t: t.update(more=torch.ones(1))), "a tensor more that the network lacks"),
+        (lambda path: sign(path, lambda t: t.update({"head.bias": torch.ones(5)})), r"head.bias of shape \(5,\)"),
         (lambda path: edit(path, network={"name": "UNet", "depth": 3}), "cannot be made"),
         (lambda path: edit(path, network={"name": "UNet"}), "another network"),
         (lambda path: edit(path, schedule={"name": "square"}), "'square'"),
+        (lambda path: edit(path, schedule=None), "the schedule card is None"),
+        (lambda path: edit(path, schedule={"name": "linear", "T": 0}), "T is 0"),
     ],
 )
 def test_each_damage_is_a_sentence(saved, damage, message):

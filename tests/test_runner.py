@@ -1,6 +1,10 @@
 """Running notebooks, PASS lines, and the items at the end."""
 
 import math
+import os
+import signal
+import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -59,6 +63,74 @@ def test_update_replaces_what_ran_to_its_end(folder, capsys):
     assert outcomes[1].items == {"Q1.P7": {"points": 5, "checks": 1, "state": "PASS"}}
 
 
+def test_the_source_is_kept_and_the_environment_put_back(folder, monkeypatch):
+    monkeypatch.setenv("HW3_PROFILE", "quick")
+    monkeypatch.delenv("HW3_FIGURES", raising=False)
+    monkeypatch.setenv("HW3_QUIET", "0")
+    path = folder / "notebooks" / "04_good.ipynb"
+    before = nbformat.read(path, as_version=4)
+    [outcome] = runner.run_notebooks(["4"], profile="full", out=folder / "out", update=True)
+    assert (outcome.done, outcome.cells, outcome.error, outcome.failed_cell) == (5, 5, None, None)
+    assert {name: os.environ.get(f"HW3_{name}") for name in ("PROFILE", "FIGURES", "QUIET")} == {
+        "PROFILE": "quick",
+        "FIGURES": None,
+        "QUIET": "0",
+    }
+    after = nbformat.read(path, as_version=4)
+    assert [(c.id, c.cell_type, c.source, c.metadata) for c in after.cells] == [
+        (c.id, c.cell_type, c.source, c.metadata) for c in before.cells
+    ]
+    assert path.read_bytes() == (folder / "out" / "04_good.ipynb").read_bytes()
+    assert "<title>04_good</title>" in (folder / "out" / "04_good.html").read_text()
+
+
+@pytest.mark.parametrize("content", ["", '{"cells": [', "[]", '{"nbformat": 4}'])
+def test_a_file_that_is_no_notebook_is_named(folder, content, capsys):
+    (folder / "notebooks" / "03_bad.ipynb").write_text(content)
+    assert main(["run", "3", "--out", str(folder / "out")]) == 2
+    error = capsys.readouterr().err
+    assert "03_bad.ipynb cannot be read as a notebook" in error
+    assert error.count("\n") == 1
+
+
+def test_what_run_refuses(folder):
+    with pytest.raises(ValueError, match="profile is 'slow', expected one of quick, full"):
+        runner.run_notebooks(profile="slow", out=folder / "out")
+    (folder / "file").write_text("no folder")
+    with pytest.raises(OSError, match="could not write to the folder"):
+        runner.run_notebooks(out=folder / "file" / "x")
+
+
+def test_no_notebooks_at_all_are_a_sentence(folder, monkeypatch):
+    monkeypatch.setattr(runner, "NOTEBOOKS", folder / "nowhere")
+    with pytest.raises(ValueError, match=r"no notebooks in .*nowhere"):
+        runner.find_notebooks()
+
+
+def test_ctrl_c_ends_the_run_and_the_kernel(folder):
+    """The cell tells its process number through a pipe, so that the signal meets it at work; then nothing is left."""
+    pipe, path = folder / "pipe", folder / "long.ipynb"
+    os.mkfifo(pipe)
+    cells = [
+        f"import os\nwith open({str(pipe)!r}, 'w') as file:\n    file.write(str(os.getpid()))",
+        "import threading\nthreading.Event().wait()",
+    ]
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells]), path)
+    run = subprocess.Popen(
+        [sys.executable, "-m", "hw3utils", "run", str(path), "--out", str(folder / "out")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    kernel = int(pipe.read_text())
+    run.send_signal(signal.SIGINT)
+    _, error = run.communicate()
+    assert run.returncode == 130
+    assert error == "hw3 run: interrupted; what was written before is whole\n"
+    with pytest.raises(ProcessLookupError):
+        os.kill(kernel, 0)
+
+
 def test_notebooks_are_found_by_number_name_and_path(folder):
     good = folder / "notebooks" / "04_good.ipynb"
     assert [path.name for path in runner.find_notebooks()] == ["03_bad.ipynb", "04_good.ipynb"]
@@ -115,12 +187,35 @@ def test_a_number_out_of_its_limits_stops(value, limits, capsys):
     assert capsys.readouterr().out.startswith("FAIL")
 
 
+def test_a_sign_counts_between_two_limits_and_not_for_an_error():
+    report = Report("01")
+    report.check("Q1.P1", "an error", torch.tensor(-0.5), below=1)
+    report.check("Q1.P1", "a gain", -2.0, below=0)
+    for value in (-2.0, torch.tensor(-2.0), torch.tensor([3.0, -2.0])):
+        with pytest.raises(AssertionError, match="-2 "):
+            report.check("Q1.P1", "positive", value, above=0, below=5)
+
+
+def test_the_table_holds_every_claim_of_every_item(capsys, monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, raw: shown.append(data))
+    report = Report("04")
+    report.check("Q1.P7", "a < b", 0.25, below=1)
+    report.check("Q1.P7", "second", 7, above=6)
+    report.table()
+    assert shown[0][runner.MIMETYPE] == {"Q1.P7": {"points": 5, "checks": 2, "state": "PASS"}}
+    assert shown[0]["text/plain"] == "Q1.P7  5 points  FID of DDPM and DDIM: 2 checked, PASS"
+    assert all(text in shown[0]["text/html"] for text in ("a &lt; b", "0.25", "second", "7"))
+
+
 def test_what_a_report_refuses():
     report = Report("01")
     with pytest.raises(ValueError, match=r"'Q2.P1' has no home in notebook 01"):
         report.check("Q2.P1", "x", 0.0, below=1)
     with pytest.raises(ValueError, match="needs a limit"):
         report.check("Q1.P1", "x", 0.0)
+    with pytest.raises(ValueError, match="'x' got no number"):
+        report.check("Q1.P1", "x", torch.zeros(0), below=1)
     with pytest.raises(AssertionError, match=r"nothing was checked for Q1.T1"):
         report.table()
     with pytest.raises(ValueError, match="no notebook '99'"):
@@ -130,5 +225,6 @@ def test_what_a_report_refuses():
 def test_the_items_add_up_to_the_homework():
     assert len(ITEMS) == 22
     assert sum(item.points for item in ITEMS.values()) == 110
-    assert sum(item.points for name, item in ITEMS.items() if ".P" in name) == 60
+    for question, kind, points in (("Q1", "T", 25), ("Q1", "P", 30), ("Q2", "T", 25), ("Q2", "P", 30)):
+        assert sum(item.points for name, item in ITEMS.items() if name.startswith(f"{question}.{kind}")) == points
     assert {home for item in ITEMS.values() for home in item.homes} == {"01", "02", "03", "04", "05", "06"}
