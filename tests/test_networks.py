@@ -157,7 +157,7 @@ def test_in_autocast_the_answer_and_the_attention_stay_in_fp32(network, batch, m
     assert half.dtype == torch.float32
     assert seen == [torch.float32] * 4
     assert not torch.equal(half, plain)
-    assert_close(half, plain, rtol=0, atol=0.05 * float(plain.abs().max()))
+    assert_close(half, plain, rtol=0, atol=0.05 * plain.abs().max().item())
 
 
 def test_the_recipe_has_one_to_two_million_parameters():
