@@ -1,44 +1,16 @@
-"""The checks of the exercises: each takes a student's function and judges it on fresh random input.
-
-The oracle is always a closed form, so a check holds for any right implementation, whatever its style, and needs no
-stored answer. A check returns the number that it judged (for the PASS line) and raises AssertionError, saying what is
-wrong but not what would be right, when the function fails. The input is fresh in every call unless a generator is
-given.
-"""
+"""Checks of the exercises of notebooks 01 to 04: diffusion."""
 
 import itertools
 import math
-import secrets
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from hw3utils.checks.judging import as_tensor, fresh_generator, say
 from hw3utils.diffusion import EpsModel
 from hw3utils.losses import noise_prediction_loss
 from hw3utils.schedules import NoiseSchedule, linear_schedule
-
-
-def _generator(generator: torch.Generator | None) -> torch.Generator:
-    return generator or torch.Generator().manual_seed(secrets.randbits(48))
-
-
-def _say(holds: bool, message: str) -> None:
-    """Fail with a message for the student."""
-    if not holds:
-        raise AssertionError(message)
-
-
-def _tensor(value: Any, name: str, shape: tuple[int, ...]) -> Tensor:
-    """A student's result as a float64 tensor on the CPU, of the shape that the exercise asks for."""
-    try:
-        tensor = torch.as_tensor(value).detach().cpu().double()
-    except (TypeError, ValueError, RuntimeError):
-        raise AssertionError(f"{name} is {type(value).__name__}; return a tensor.") from None
-    _say(tuple(tensor.shape) == shape, f"{name} has shape {tuple(tensor.shape)}, the exercise asks for {shape}.")
-    _say(bool(tensor.isfinite().all()), f"{name} holds NaN or infinity.")
-    return tensor
 
 
 def check_linear_schedule(
@@ -49,31 +21,31 @@ def check_linear_schedule(
     Returns:
         The largest error of the three tables over the homework's parameters and random ones.
     """
-    generator = _generator(generator)
+    generator = fresh_generator(generator)
     draw = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
     other = int(torch.randint(20, 200, (), generator=generator))
     worst = 0.0
     for T, first, last in ((1000, 1e-4, 0.02), (other, 1e-3 * (1 + draw[0]), 0.05 * (1 + draw[1]))):
         beta, alpha, alpha_bar = (
-            _tensor(value, name, (T + 1,))
+            as_tensor(value, name, (T + 1,))
             for value, name in zip(make(T, first, last), ("beta", "alpha", "alpha_bar"), strict=True)
         )
         # Oracle: an arithmetic sequence, and log alpha_bar as a sum of logs in place of a product.
         want = torch.tensor([0.0] + [first + (last - first) * k / (T - 1) for k in range(T)], dtype=torch.float64)
-        _say(float(beta[0]) == 0, "beta[0] belongs to t = 0, the data, where no noise has been added yet.")
-        _say(
+        say(float(beta[0]) == 0, "beta[0] belongs to t = 0, the data, where no noise has been added yet.")
+        say(
             bool((beta - want).abs().max() < 1e-6),
             "beta does not go in equal steps from beta_1 at t = 1 to beta_T at T.",
         )
-        _say(bool((alpha + beta - 1).abs().max() < 1e-6), "alpha_t and beta_t do not belong together.")
+        say(bool((alpha + beta - 1).abs().max() < 1e-6), "alpha_t and beta_t do not belong together.")
         log_bar = torch.log1p(-want).cumsum(0)
         error = (alpha_bar - log_bar.exp()).abs().max()
         shifted = (alpha_bar[1:] - log_bar[:-1].exp()).abs().max()
-        _say(
+        say(
             bool(error < 1e-5 or shifted > 1e-5),
             "alpha_bar is right but for its index: look at which t each entry has.",
         )
-        _say(bool(error < 1e-5), "alpha_bar_t is not the product of alpha_1 to alpha_t.")
+        say(bool(error < 1e-5), "alpha_bar_t is not the product of alpha_1 to alpha_t.")
         worst = max(worst, float(error))
     return worst
 
@@ -86,32 +58,32 @@ def check_perturb_input(
     Returns:
         The largest error over random pictures and points at all times.
     """
-    generator = _generator(generator)
+    generator = fresh_generator(generator)
     schedule = linear_schedule()
     worst = 0.0
     for shape in ((6, 3, 16, 16), (40, 2)):
         x0, eps = (torch.randn(shape, generator=generator) for _ in range(2))
         t = torch.randint(1, schedule.T + 1, shape[:1], generator=generator)
         kept = x0.clone()
-        got = _tensor(perturb(x0, t, eps, schedule), "x_t", shape)
-        _say(torch.equal(x0, kept), "x0 itself was changed; make a new tensor.")
-        again = _tensor(perturb(x0, t, eps, schedule), "x_t", shape)
-        _say(torch.equal(got, again), "the result differs from call to call: use the noise that is given, draw none.")
+        got = as_tensor(perturb(x0, t, eps, schedule), "x_t", shape)
+        say(torch.equal(x0, kept), "x0 itself was changed; make a new tensor.")
+        again = as_tensor(perturb(x0, t, eps, schedule), "x_t", shape)
+        say(torch.equal(got, again), "the result differs from call to call: use the noise that is given, draw none.")
         # What multiplies x0 and what multiplies eps, seen by setting the other to zero.
         zero = torch.zeros(shape)
-        on_x0 = _tensor(perturb(torch.ones(shape), t, zero, schedule), "x_t", shape).flatten(1)[:, 0]
-        on_eps = _tensor(perturb(zero, t, torch.ones(shape), schedule), "x_t", shape).flatten(1)[:, 0]
+        on_x0 = as_tensor(perturb(torch.ones(shape), t, zero, schedule), "x_t", shape).flatten(1)[:, 0]
+        on_eps = as_tensor(perturb(zero, t, torch.ones(shape), schedule), "x_t", shape).flatten(1)[:, 0]
         signal, noise = schedule.signal[t], schedule.noise[t]
         before = schedule.signal[t - 1]
-        _say(
+        say(
             bool((on_x0 - signal).abs().max() < 1e-5 or (on_x0 - before).abs().max() > 1e-5),
             "the coefficients belong to the time step next to t: look at the index convention.",
         )
-        _say(
+        say(
             bool((on_x0 - signal).abs().max() < 1e-5),
             "what multiplies x0 is off: for data of variance 1 the variance of x_t would not stay 1.",
         )
-        _say(
+        say(
             bool((on_eps - noise).abs().max() < 1e-5),
             f"the noise has the wrong size: at t = {int(t[0])} its variance is {float(on_eps[0] ** 2):.4f}, while "
             f"that of the signal is {float(on_x0[0] ** 2):.4f}; the two must add up to 1.",
@@ -119,7 +91,7 @@ def check_perturb_input(
         wide = (-1, *[1] * (len(shape) - 1))
         want = signal.view(wide) * x0.double() + noise.view(wide) * eps.double()
         error = float((got - want).abs().max())
-        _say(error < 1e-5, "x_t is right for some samples and not for others: each sample has a time of its own.")
+        say(error < 1e-5, "x_t is right for some samples and not for others: each sample has a time of its own.")
         worst = max(worst, error)
     return worst
 
@@ -134,7 +106,7 @@ def check_noise_prediction_loss(
     Returns:
         The largest relative error on random linear models.
     """
-    generator = _generator(generator)
+    generator = fresh_generator(generator)
     schedule = linear_schedule()
     worst = 0.0
     for shape in ((16, 3, 8, 8), (64, 2)):
@@ -148,16 +120,16 @@ def check_noise_prediction_loss(
             return a * x + b * (t / schedule.T).view(-1, *[1] * (x.ndim - 1))
 
         value = torch.as_tensor(loss(model, x0, t, eps, schedule)).detach().double().mean()
-        _say(bool(value.isfinite()), "the loss is not a finite number.")
-        _say(len(seen) > 0, "the model was never asked.")
-        _say(
+        say(bool(value.isfinite()), "the loss is not a finite number.")
+        say(len(seen) > 0, "the model was never asked.")
+        say(
             all(torch.equal(s.cpu(), t) for s in seen), "the model was asked at other times than those that were given."
         )
         want = noise_prediction_loss(model, x0, t, eps, schedule).double().mean()
         x0_error = (model(x0, t) - eps).square().double().mean()
-        _say(bool(abs(value - x0_error) > 1e-4 * x0_error), "the model must see the noisy x_t, not the clean x0.")
+        say(bool(abs(value - x0_error) > 1e-4 * x0_error), "the model must see the noisy x_t, not the clean x0.")
         error = float((value - want).abs() / want)
-        _say(error < 1e-4, f"the loss is {value / want:.3f} times the mean squared error of the predicted noise.")
+        say(error < 1e-4, f"the loss is {value / want:.3f} times the mean squared error of the predicted noise.")
         worst = max(worst, error)
     return worst
 
@@ -198,7 +170,7 @@ def check_sample_ddpm(
     Returns:
         The distance of the samples' variance from the nearer closed form, in standard errors.
     """
-    generator = _generator(generator)
+    generator = fresh_generator(generator)
     worst = 0.0
     n = 20_000
     for T, s, mean in ((100, 1.0, 0.0), (100, 0.02, 0.0), (60, 0.6, 1.5)):
@@ -215,19 +187,19 @@ def check_sample_ddpm(
 
         x_T = torch.randn(n, 1, generator=generator)
         kept = x_T.clone()
-        x = _tensor(sample(eps_model, x_T, schedule, generator), "x_0", (n, 1))
-        _say(torch.equal(x_T, kept), "x_T itself was changed; make a new tensor.")
-        _say(asked != list(range(1, T + 1)), "time runs the wrong way: sampling starts from noise.")
-        _say(asked == list(range(T, 0, -1)), f"the model must be asked once at each t from T = {T} down to 1.")
+        x = as_tensor(sample(eps_model, x_T, schedule, generator), "x_0", (n, 1))
+        say(torch.equal(x_T, kept), "x_T itself was changed; make a new tensor.")
+        say(asked != list(range(1, T + 1)), "time runs the wrong way: sampling starts from noise.")
+        say(asked == list(range(T, 0, -1)), f"the model must be asked once at each t from T = {T} down to 1.")
         values = [float(gaussian_chain_variances(schedule, s, choice)[0]) for choice in ("beta", "posterior")]
         got = float(x.var())
         off = min(abs(got - v) / (v * math.sqrt(2 / n)) for v in values)
         noisy = s < 0.1 and got > 1.5 * max(values)
-        _say(not noisy, "the samples are noisier than the data: look at what the very last step adds.")
+        say(not noisy, "the samples are noisier than the data: look at what the very last step adds.")
         spread = "narrow" if got < min(values) else "wide"
-        _say(off < 5, f"the samples are too {spread}: their variance is {got:.3g} for data of variance {s**2:.3g}.")
+        say(off < 5, f"the samples are too {spread}: their variance is {got:.3g} for data of variance {s**2:.3g}.")
         drift = abs(float(x.mean()) - mean) / max(math.sqrt(got), 1e-9)
-        _say(drift < 0.1, f"the samples' mean is {float(x.mean()):.3f} for data of mean {mean}.")
+        say(drift < 0.1, f"the samples' mean is {float(x.mean()):.3f} for data of mean {mean}.")
         worst = max(worst, off)
     return worst
 
@@ -270,7 +242,7 @@ def check_sample_ddim(
     Returns:
         The largest deviation: relative for eta = 0, in twentieths of standard errors otherwise.
     """
-    generator = _generator(generator)
+    generator = fresh_generator(generator)
     n, worst = 20_000, 0.0
     schedule = linear_schedule(100, 1e-3, 0.1)
     full, strided = list(range(100, -1, -1)), [100, 80, 60, 45, 30, 20, 10, 4, 0]
@@ -286,28 +258,28 @@ def check_sample_ddim(
 
         x_T = torch.randn(n, 1, generator=generator)
         kept = x_T.clone()
-        x = _tensor(sample(eps_model, x_T, schedule, times, eta, generator), "x_0", (n, 1))
-        _say(torch.equal(x_T, kept), "x_T itself was changed; make a new tensor.")
-        _say(asked == times[:-1], "the model must be asked once at each of the given times but the last, 0.")
+        x = as_tensor(sample(eps_model, x_T, schedule, times, eta, generator), "x_0", (n, 1))
+        say(torch.equal(x_T, kept), "x_T itself was changed; make a new tensor.")
+        say(asked == times[:-1], "the model must be asked once at each of the given times but the last, 0.")
         factor, variance = gaussian_ddim_chain(schedule, s, times, eta)
         where = f"with {len(times) - 1} steps and eta = {eta:g}"
         if eta == 0:
             slope = float((x * x_T).sum() / x_T.double().square().sum())
             rest = float((x - slope * x_T).abs().max())
-            _say(
+            say(
                 rest < 1e-3 * max(abs(slope), 1e-3),
                 f"{where} the result must depend on x_T alone, but noise was added.",
             )
             error = abs(slope / factor - 1)
-            _say(error < 1e-3, f"{where} the samples are {slope / factor:.3g} times as wide as they should be.")
+            say(error < 1e-3, f"{where} the samples are {slope / factor:.3g} times as wide as they should be.")
             worst = max(worst, error)
             continue
         slope = float((x * x_T).sum() / x_T.double().square().sum())
         got = float((x - slope * x_T).var())
         off = abs(got / variance - 1) / math.sqrt(2 / n)
         word = "much" if got > variance else "little"
-        _say(off < 5, f"{where} too {word} noise was added: variance {got:.4g} where {variance:.4g} belongs.")
+        say(off < 5, f"{where} too {word} noise was added: variance {got:.4g} where {variance:.4g} belongs.")
         drift = abs(slope - factor) / math.sqrt(variance / n)
-        _say(drift < 5, f"{where} the part that follows x_T is off: the step and its noise do not belong together.")
+        say(drift < 5, f"{where} the part that follows x_T is off: the step and its noise do not belong together.")
         worst = max(worst, off / 20, drift / 20)
     return worst

@@ -1,0 +1,23 @@
+"""The checks of the exercises: each takes a student's function and judges it on fresh random input.
+
+The oracle is always a closed form, so a check holds for any right implementation, whatever its style, and needs no
+stored answer. A check returns the number that it judged (for the PASS line) and raises AssertionError, saying what is
+wrong but not what would be right, when the function fails. The input is fresh in every call unless a generator is
+given.
+"""
+
+from hw3utils.checks.diffusion import (
+    check_linear_schedule,
+    check_noise_prediction_loss,
+    check_perturb_input,
+    check_sample_ddim,
+    check_sample_ddpm,
+)
+
+__all__ = [
+    "check_linear_schedule",
+    "check_noise_prediction_loss",
+    "check_perturb_input",
+    "check_sample_ddim",
+    "check_sample_ddpm",
+]
