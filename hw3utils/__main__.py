@@ -57,8 +57,13 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--update", action="store_true", help="replace the committed notebooks and figures too")
     run.set_defaults(call=_run)
 
-    train = commands.add_parser("train", help="train the noise predictor on sprites")
-    train.add_argument("--recipe", default="sprites", choices=["sprites"], help="where all other defaults come from")
+    train = commands.add_parser("train", help="train the noise predictor, or the classifier, on sprites")
+    train.add_argument(
+        "--recipe",
+        default="sprites",
+        choices=["sprites", "classifier"],
+        help="where all other defaults come from: the homework's run, or the classifier that FID is measured with",
+    )
     train.add_argument("--steps", type=_count, help="optimizer steps (recipe: 50000)")
     train.add_argument("--batch-size", type=_count, help="pictures a step (recipe: 64)")
     train.add_argument("--lr", type=float, help="learning rate (recipe: 0.0002)")
@@ -178,14 +183,18 @@ def _train(arguments: argparse.Namespace) -> int:
     import torch
 
     from hw3utils.checkpoints import check_writable, read_json
+    from hw3utils.classifier import CLASSIFIER, train_classifier
     from hw3utils.progress import progress
     from hw3utils.recipes import RECIPES, is_main_process, process_count, train_sprites
     from hw3utils.sprites import load_sprites
     from hw3utils.training import POINTER, resolve_device
 
-    names = [field.name for field in dataclasses.fields(RECIPES[arguments.recipe])]
+    recipe = {**RECIPES, "classifier": CLASSIFIER}[arguments.recipe]
+    names = [field.name for field in dataclasses.fields(recipe)]
     given = {name: value for name in names if (value := getattr(arguments, name, None)) is not None}
-    config = dataclasses.replace(RECIPES[arguments.recipe], **given)
+    config = dataclasses.replace(recipe, **given)
+    if arguments.recipe == "classifier" and (arguments.source != "embedded" or arguments.root is not None):
+        raise ValueError("the classifier learns the attributes of the embedded sprites; leave --source and --root out.")
     device = resolve_device(arguments.device)
     pointer = arguments.out / POINTER
     if not arguments.resume and pointer.exists():
@@ -202,19 +211,21 @@ def _train(arguments: argparse.Namespace) -> int:
             # A run killed before its first checkpoint is resumed from its beginning.
             say(f"no checkpoint in {arguments.out} yet: beginning at step 0")
         say("loading the sprites", flush=True)
-        data = load_sprites(arguments.source, root=arguments.root)
-        say(f"data: {data.source}, {len(data.train_images)} pictures to train on")
+        options = {
+            "out": arguments.out,
+            "device": device,
+            "resume": arguments.resume,
+            "capture": arguments.capture,
+        }
+        if arguments.recipe == "classifier":
+            steps = train_classifier(config, **options)
+        else:
+            data = load_sprites(arguments.source, root=arguments.root)
+            say(f"data: {data.source}, {len(data.train_images)} pictures to train on")
+            steps = train_sprites(data, config, **options)
         say(
             f"{config.steps} steps of {config.batch_size} on {device}, {config.precision}; writing to {arguments.out}",
             flush=True,
-        )
-        steps = train_sprites(
-            data,
-            config,
-            out=arguments.out,
-            device=device,
-            resume=arguments.resume,
-            capture=arguments.capture,
         )
         bar, shown = None, 0.0
         with _interruptible() as caught:

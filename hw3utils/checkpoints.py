@@ -13,10 +13,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from hw3utils.networks import UNet
+from hw3utils.networks import SpriteClassifier, UNet
 from hw3utils.schedules import NoiseSchedule, schedule_from_card
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {"UNet": UNet}
+NETWORKS: dict[str, Callable[..., nn.Module]] = {"UNet": UNet, "SpriteClassifier": SpriteClassifier}
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
@@ -155,7 +155,7 @@ def save_weights(
     tensors: Mapping[str, Tensor],
     *,
     network: nn.Module,
-    schedule: NoiseSchedule,
+    schedule: NoiseSchedule | None,
     card: Mapping[str, Any],
     dtype: torch.dtype | None = None,
 ) -> Path:
@@ -165,7 +165,7 @@ def save_weights(
         path: the safetensors file; its card has the same name and the suffix .json.
         tensors: the state to keep (for example the EMA's).
         network: gives the architecture's name and, from its attribute `config`, the arguments.
-        schedule: the schedule it was trained for.
+        schedule: the schedule it was trained for, None for a network that predicts no noise.
         card: everything else that is known of the run.
         dtype: store floating tensors in this type (None: as they are).
 
@@ -180,7 +180,7 @@ def save_weights(
     write_tensors(path, kept)
     own = {
         "network": {"name": type(network).__name__, **network.config},
-        "schedule": schedule.card(),
+        "schedule": None if schedule is None else schedule.card(),
         "sha256": file_sha256(path),
     }
     # What describes this file comes from this file, also when the card is that of another one.
@@ -190,7 +190,7 @@ def save_weights(
 
 def load_weights(
     path: str | Path, *, device: str | torch.device = "cpu"
-) -> tuple[nn.Module, NoiseSchedule, dict[str, Any]]:
+) -> tuple[nn.Module, NoiseSchedule | None, dict[str, Any]]:
     """Read what `save_weights` wrote.
 
     Args:
@@ -198,7 +198,7 @@ def load_weights(
         device: where the network goes.
 
     Returns:
-        The network in fp32 and evaluation mode, its schedule, and the whole card.
+        The network in fp32 and evaluation mode, its schedule (None for a classifier), and the whole card.
 
     Raises:
         ValueError: when a file is damaged, the card does not belong to the weights, or names an unknown network.
@@ -223,7 +223,8 @@ def load_weights(
         # First weights are drawn and then replaced: let them not move the global random state.
         with torch.random.fork_rng(devices=[]):
             network = NETWORKS[name](**{key: value for key, value in described.items() if key != "name"})
-        schedule = schedule_from_card(card["schedule"])
+        predicts_noise = name == "UNet" or card["schedule"] is not None
+        schedule = schedule_from_card(card["schedule"]) if predicts_noise else None
     except (TypeError, ValueError) as error:
         raise ValueError(f"{card_path} describes a network or schedule that cannot be made: {error}") from None
     load_state(network, tensors, str(path))
@@ -249,7 +250,9 @@ def pretrained_path(name: str) -> Path:
     return PRETRAINED_FOLDER / f"{name}.safetensors"
 
 
-def load_pretrained(name: str = "sprites", *, device: str | torch.device = "cpu") -> tuple[nn.Module, NoiseSchedule]:
+def load_pretrained(
+    name: str = "sprites", *, device: str | torch.device = "cpu"
+) -> tuple[nn.Module, NoiseSchedule | None]:
     """Load weights that are shipped with the package, their hash checked.
 
     Args:
@@ -257,7 +260,7 @@ def load_pretrained(name: str = "sprites", *, device: str | torch.device = "cpu"
         device: where the network goes.
 
     Returns:
-        The network in fp32 and evaluation mode, and its schedule.
+        The network in fp32 and evaluation mode, and its schedule (None for the classifier).
 
     Raises:
         ValueError: on an unknown name or a damaged file.

@@ -288,21 +288,54 @@ def guided(network: nn.Module, *, guidance: float = 1.0) -> Callable[[Tensor, Te
     return eps_model
 
 
-def compiled(network: nn.Module) -> nn.Module:
-    """A copy of a network for fast inference: channels last, compiled, on the CPU with its weights frozen in.
+def in_precision(network: nn.Module, precision: str) -> nn.Module:
+    """The same network as an eps_model whose arithmetic is fp32, or bf16 by autocast (opt-in: it changes the pictures).
+
+    Args:
+        network: left as it is; its weights are shared, not copied.
+        precision: "fp32" (the network itself) or "bf16".
+
+    Raises:
+        ValueError: on another precision.
+    """
+    if precision not in ("fp32", "bf16"):
+        raise ValueError(f"precision is {precision!r}, expected 'fp32' or 'bf16'.")
+    return network if precision == "fp32" else _Autocast(network)
+
+
+class _Autocast(nn.Module):
+    """Calls a network under bf16 autocast."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x_t: Tensor, *arguments: Tensor, **named: Tensor) -> Tensor:
+        with torch.autocast(x_t.device.type, torch.bfloat16):
+            return self.network(x_t, *arguments, **named).to(x_t.dtype)
+
+
+def compiled(network: nn.Module, precision: str = "fp32") -> nn.Module:
+    """A copy of a network for fast inference: compiled, on the CPU channels last (fp32) and its weights frozen in.
 
     Call it under `torch.no_grad()`. The first call at each shape compiles, for up to a minute. Answers differ from the
     network's own by rounding (another order of the same fp32 sums), so what is compared bit by bit is not made with it.
 
     Args:
         network: left as it is.
+        precision: as in `in_precision`.
 
     Returns:
         A module that is called in the same way.
+
+    Raises:
+        ValueError: on an unknown precision.
     """
-    fast = copy.deepcopy(network).eval().requires_grad_(False)
+    fast = in_precision(copy.deepcopy(network).eval().requires_grad_(False), precision)
     frozen = next(network.parameters()).device.type == "cpu"
-    return torch.compile(fast.to(memory_format=torch.channels_last), options={"freezing": frozen})
+    if precision == "fp32":
+        fast = fast.to(memory_format=torch.channels_last)
+    return torch.compile(fast, options={"freezing": frozen})
 
 
 class ScoreMLP(nn.Module):
@@ -357,3 +390,61 @@ class ScoreMLP(nn.Module):
             raise ValueError(f"sigma is one level above 0, or one a point ({len(x)},): got shape {tuple(level.shape)}.")
         level = level.expand(len(x))[:, None]
         return self.layers(torch.cat([x / (1 + level**2).sqrt(), level.log()], dim=1)) / level
+
+
+class SpriteClassifier(nn.Module):
+    """A small classifier of 16x16 pictures: one answer for each attribute, all from the same features.
+
+    Three convolutions to 4x4, a linear layer to the features, and a linear layer for each attribute. The features are
+    what the Frechet distance on sprites is measured in.
+
+    Args:
+        attributes: name of each attribute -> how many values it has.
+        width: channels of the first level; the others have two and four times as many.
+        features: length of the feature vector.
+
+    Raises:
+        ValueError: when there is no attribute, or a number is not a positive integer.
+    """
+
+    def __init__(self, *, attributes: Mapping[str, int], width: int = 32, features: int = 128) -> None:
+        super().__init__()
+        if not isinstance(attributes, Mapping) or not attributes or len(attributes) > 1000:
+            raise ValueError(f"attributes is {attributes!r}, expected names and numbers of values.")
+        self.attributes = {
+            str(name): check_count(n, f"the values of {name}", high=10_000) for name, n in attributes.items()
+        }
+        width = 8 * check_count(width // 8 if isinstance(width, int) else width, "width / 8", high=128)
+        features = check_count(features, "features", high=10_000)
+        self.config = {"attributes": self.attributes, "width": width, "features": features}
+
+        def level(channels_in: int, channels: int, stride: int) -> list[nn.Module]:
+            return [nn.Conv2d(channels_in, channels, 3, stride, 1), nn.GroupNorm(8, channels), nn.SiLU()]
+
+        self.body = nn.Sequential(
+            *level(3, width, 1),
+            *level(width, 2 * width, 2),
+            *level(2 * width, 4 * width, 2),
+            *level(4 * width, 4 * width, 1),
+            nn.Flatten(),
+            nn.Linear(64 * width, features),
+        )
+        self.heads = nn.Linear(features, sum(self.attributes.values()))
+
+    def features(self, x: Tensor) -> Tensor:
+        """The feature vectors (B, features) of pictures (B, 3, 16, 16) in [-1, 1].
+
+        Raises:
+            ValueError: on a wrong shape or dtype.
+        """
+        if not x.is_floating_point() or x.shape[1:] != (3, 16, 16):
+            raise ValueError(
+                f"this classifier takes floating-point pictures (B, 3, 16, 16) in [-1, 1]: "
+                f"got {x.dtype} {tuple(x.shape)}."
+            )
+        return self.body(x)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Logits (B, values) for each attribute, of pictures (B, 3, 16, 16) in [-1, 1]."""
+        logits = self.heads(F.silu(self.features(x))).split(list(self.attributes.values()), dim=1)
+        return dict(zip(self.attributes, logits, strict=True))

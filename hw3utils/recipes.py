@@ -99,14 +99,10 @@ def run_card(
     data: SpriteData, config: TrainConfig, *, out: str | Path, device: torch.device, objective: DiffusionObjective
 ) -> dict[str, Any]:
     """Everything that is known of a run, for the JSON beside its weights."""
-    losses, heldout, seconds = read_history(out)
-    # 500 points are enough to draw the curve: each is the mean loss of its stretch of steps.
-    stretches = np.array_split(np.arange(len(losses)), min(500, len(losses)))
     return {
         "what": "DDPM noise predictor on 16x16 sprites, weights of the exponential moving average",
         "config": dataclasses.asdict(config),
         "objective": {"label_dropout": objective.label_dropout, "loss": "noise prediction, equation 14 of DDPM"},
-        "optimizer": "Adam, betas 0.9 and 0.999, no weight decay",
         "data": {
             "source": data.source,
             "sha256": data.sha256,
@@ -115,6 +111,17 @@ def run_card(
             "class_names": list(data.class_names),
         },
         "heldout": {"pictures": min(HELDOUT_PICTURES, len(data.test_images)), "seed": 0, "batch_size": 256},
+        **run_facts(out, device),
+    }
+
+
+def run_facts(out: str | Path, device: torch.device) -> dict[str, Any]:
+    """The part of a card that every run has: its curve, time, machine, versions, commit and command."""
+    losses, heldout, seconds = read_history(out)
+    # 500 points are enough to draw the curve: each is the mean loss of its stretch of steps.
+    stretches = np.array_split(np.arange(len(losses)), min(500, len(losses)))
+    return {
+        "optimizer": "Adam, betas 0.9 and 0.999, no weight decay",
         "curve": {
             "train": [[int(s[-1]) + 1, float(np.mean([losses[i] for i in s]))] for s in stretches],
             "heldout": [list(point) for point in heldout],

@@ -655,6 +655,7 @@ def sample_batches(
     shape: Sequence[int],
     *,
     n: int,
+    first: int = 0,
     batch_size: int = 256,
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -667,6 +668,7 @@ def sample_batches(
     if not callable(sampler) or not callable(eps_model):
         raise ValueError("sampler or eps_model cannot be called, expected two functions.")
     n, batch_size = check_count(n, "n"), check_count(batch_size, "batch_size")
+    before = check_count(first, "first", low=0)
     seed = check_count(seed, "seed", low=0)
     shape = tuple(check_count(size, "a size in shape") for size in shape)
     if x_T is not None and tuple(x_T.shape) != (n, *shape):
@@ -679,7 +681,7 @@ def sample_batches(
     def batches() -> Iterator[Tensor]:
         for first in range(0, n, batch_size):
             rows = slice(first, min(first + batch_size, n))
-            generators = sample_generators(seed, range(rows.start, rows.stop))
+            generators = sample_generators(seed, range(before + rows.start, before + rows.stop))
             # Drawn even when x_T is given: the noise of the chain is then never the noise that made x_T.
             start = gaussian_noise(torch.empty((len(generators), *shape), dtype=dtype, device=device), generators)
             start = start if x_T is None else x_T[rows].to(start)
@@ -697,6 +699,7 @@ def sample_in_batches(
     shape: Sequence[int],
     *,
     n: int,
+    first: int = 0,
     batch_size: int = 256,
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -716,6 +719,7 @@ def sample_in_batches(
         schedule: noise schedule.
         shape: shape of one sample, such as (3, 16, 16).
         n: number of samples.
+        first: index of the first of them: samples 500 to 999 are the same, made alone or after the 500 before.
         batch_size: largest number of samples in one call.
         seed: an integer of at least 0.
         device: where the samples are made; noise is drawn on the CPU, the same for every device.
@@ -743,6 +747,7 @@ def sample_in_batches(
         schedule,
         shape,
         n=n,
+        first=first,
         batch_size=batch_size,
         seed=seed,
         device=device,
