@@ -1,4 +1,4 @@
-"""The command line: hw3 run | train | sample | data | bench."""
+"""The command line: hw3 run | train | sample | fid | data | bench."""
 
 import argparse
 import dataclasses
@@ -96,6 +96,35 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     sample.add_argument("--out", type=Path, default=Path("out/samples.png"), help="the grid, a PNG file")
     sample.set_defaults(call=_sample)
+
+    fid = commands.add_parser("fid", help="measure the Frechet distance of two sets of pictures")
+    fid.add_argument(
+        "sets",
+        nargs="*",
+        metavar="SET",
+        help="two of: a folder of PNG pictures, an .npy array uint8 (N, H, W, 3), weights (a file, its folder, or "
+        "the name of shipped ones), embedded:train, embedded:test",
+    )
+    fid.add_argument("--extractor", default="sprites", help="features to measure in: sprites (shipped) or inception")
+    fid.add_argument("--inception-weights", type=Path, metavar="FILE", help="weights of the Inception network")
+    fid.add_argument("--n", type=_count, help="most pictures of each set (default: all; 5000 samples of weights)")
+    fid.add_argument("--kid", action="store_true", help="also the kernel distance, with its standard error")
+    fid.add_argument("--steps", type=_count, default=50, help="weights: steps of DDIM")
+    fid.add_argument("--eta", type=float, default=0.0, help="weights: eta of DDIM")
+    fid.add_argument("--seed", type=int, default=0, help="weights: decides the samples")
+    fid.add_argument("--batch-size", type=_count, default=250, help="pictures at once")
+    fid.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    fid.add_argument("--table", action="store_true", help="instead: DDPM against DDIM over steps and eta, resumable")
+    fid.add_argument("--out", type=Path, default=Path("out/fid"), help="--table: folder of its pictures and fid.json")
+    fid.add_argument(
+        "--precision", choices=["fp32", "bf16"], default="fp32", help="--table: arithmetic of the sampling"
+    )
+    fid.add_argument("--compile", action="store_true", help="--table: compile the network (needs a C++ compiler)")
+    fid.add_argument("--n-1000", type=_count, default=5000, help="--table: pictures of each cell of 1000 steps")
+    fid.add_argument(
+        "--share", default="1/1", metavar="K/M", help="--table: make every M-th file only, from the K-th on"
+    )
+    fid.set_defaults(call=_fid)
 
     data = commands.add_parser("data", help="show and fetch the sprites")
     _data_arguments(data)
@@ -330,6 +359,81 @@ def _sample(arguments: argparse.Namespace) -> int:
     next(bar, None)
     save_grid(tensor_to_images(pictures), arguments.out)
     print(f"{n} pictures, {arguments.sampler}, {evaluations // batches} evaluations each: {arguments.out}")
+    return 0
+
+
+def _fid(arguments: argparse.Namespace) -> int:
+    from hw3utils.fid import distance_of, feature_extractor, feature_statistics, kid
+    from hw3utils.picture_sets import open_set
+    from hw3utils.progress import progress
+    from hw3utils.training import resolve_device
+
+    device = resolve_device(arguments.device)
+    if arguments.table:
+        return _fid_table(arguments, device)
+    if len(arguments.sets) != 2:
+        raise ValueError(f"hw3 fid compares two sets of pictures, got {len(arguments.sets)}; see hw3 fid --help.")
+    extractor = feature_extractor(arguments.extractor, inception_weights=arguments.inception_weights, device=device)
+    options = {name: getattr(arguments, name) for name in ("n", "steps", "eta", "batch_size")}
+    sets = [open_set(name, seed=arguments.seed + i, device=device, **options) for i, name in enumerate(arguments.sets)]
+    statistics = [
+        feature_statistics(progress(pictures, desc=pictures.description, unit="batch"), extractor) for pictures in sets
+    ]
+    counts = [part.n for part in statistics]
+    print(f"FID {distance_of(*statistics):.4f}, {extractor.num_features} {extractor.name} features")
+    if arguments.kid:
+        value, error = kid(*(progress(part, desc=part.description, unit="batch") for part in sets), extractor=extractor)
+        print(f"KID {value:.6f} +- {error:.6f} (standard error over disjoint subsets)")
+    for label, part, count in zip("AB", sets, counts, strict=True):
+        print(f"{label}: {count} pictures, {part.description}")
+    if min(counts) <= extractor.num_features:
+        print(f"note: with {min(counts)} pictures for {extractor.num_features} features the FID is far too large.")
+    return 0
+
+
+def _fid_table(arguments: argparse.Namespace, device: "torch.device") -> int:
+    from hw3utils import load_pretrained, pretrained_card, sweep
+    from hw3utils.fid import feature_extractor
+    from hw3utils.networks import compiled, in_precision
+    from hw3utils.progress import progress
+    from hw3utils.sprites import load_sprites
+
+    if arguments.sets or arguments.extractor != "sprites":
+        raise ValueError(
+            "--table measures the shipped weights in sprites features; leave the sets and --extractor out."
+        )
+    try:
+        share = tuple(int(number) for number in arguments.share.split("/"))
+    except ValueError:
+        share = ()
+    if len(share) != 2:
+        raise ValueError(f"--share is {arguments.share!r}, expected K/M, such as 1/2.")
+    network, schedule = load_pretrained("sprites", device=device)
+    make = compiled if arguments.compile else in_precision
+    plan = {
+        "weights": pretrained_card("sprites")["sha256"],
+        "precision": arguments.precision,
+        "compiled": arguments.compile,
+        "seed": arguments.seed,
+        "n": arguments.n or 10_000,
+        "n_1000": arguments.n_1000,
+    }
+    files = sweep.make_pictures(
+        make(network, arguments.precision), schedule, plan, out=arguments.out, share=share, device=device
+    )
+    try:
+        for _ in progress(files, desc=f"pictures in {arguments.out}", unit="file", total=sweep.n_files(plan, share)):
+            pass
+    except KeyboardInterrupt:
+        print(f"stopped; the same command goes on with what is missing in {arguments.out}", file=sys.stderr)
+        return 130
+    data = load_sprites()
+    rows = {}
+    for name, row in progress(sweep.make_table(arguments.out, feature_extractor("sprites"), data), desc="measuring"):
+        rows[name] = row
+    path = sweep.write_table(arguments.out / "fid.json", arguments.out, rows, data, f"hw3 {' '.join(sys.argv[1:])}")
+    print(sweep.table_text(rows))
+    print(f"{len(rows) - 1} of {len(sweep.table_cells())} cells are complete; the numbers are in {path}")
     return 0
 
 

@@ -73,6 +73,16 @@ def accuracy(network: SpriteClassifier, pictures: Tensor, attributes: Tensor) ->
     return {name: count / len(pictures) for name, count in right.items()}
 
 
+@torch.no_grad()
+def feature_scale(network: SpriteClassifier, pictures: Tensor) -> float:
+    """The number that gives the features of these pictures (uint8 (N, 3, 16, 16)) a mean variance of 1.
+
+    A distance of two sets is then in units that mean something: the spread of the features themselves.
+    """
+    features = torch.cat([network.features(x.float() / 127.5 - 1) for x in pictures.split(500)])
+    return round(float(features.double().var(0).mean() ** -0.5), 6)
+
+
 def train_classifier(
     config: TrainConfig,
     *,
@@ -123,6 +133,7 @@ def train_classifier(
                 "objective": {"loss": "mean cross-entropy over the attributes", "noise": objective.noise},
                 "data": {"source": "embedded", "train": len(pictures), "test": len(test_pictures)},
                 "accuracy": {name: round(share, 4) for name, share in right.items()},
+                "feature_scale": feature_scale(network, pictures),
                 "attributes": {name: list(values) for name, values in ATTRIBUTE_VALUES.items()},
                 **run_facts(out, device),
             },

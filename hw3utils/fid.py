@@ -1,7 +1,39 @@
-"""Distances between sets of pictures."""
+"""Distances between sets of pictures: FID, KID, their error bars, and the features that they are measured in.
 
+A distance is only as good as its features, so a number is never given without their name. Two kinds are here: the
+standard Inception network (`inception`), whose weights must be had first, and a small classifier of the embedded
+sprites (`sprites`), which is shipped. One never stands in for the other.
+"""
+
+import http.client
+import os
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torchmetrics.image.fid import NoTrainInceptionV3
+from torchmetrics.image.kid import poly_mmd
+
+from hw3utils.checkpoints import file_sha256, load_weights, pretrained_path, read_tensors
+from hw3utils.networks import SpriteClassifier
+from hw3utils.schedules import check_count
+
+Pictures = np.ndarray | Tensor | Iterable[np.ndarray | Tensor]
+
+INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
+INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+INCEPTION_BYTES = 95_628_359
+TIMEOUT_SECONDS = 30
+
+
+# ------------------------------------------------------------------------------------------------------ the distance
 
 
 def frechet_distance(mean_1: Tensor, cov_1: Tensor, mean_2: Tensor, cov_2: Tensor) -> float:
@@ -32,9 +64,10 @@ def frechet_distance(mean_1: Tensor, cov_1: Tensor, mean_2: Tensor, cov_2: Tenso
     if mean_1.shape != mean_2.shape:
         raise ValueError(f"the two Gaussians have {len(mean_1)} and {len(mean_2)} dimensions, expected the same.")
     values, vectors = torch.linalg.eigh(cov_1)
-    root = vectors * values.clamp(min=0).sqrt() @ vectors.mT
-    # Rounding can leave a zero eigenvalue slightly negative.
-    overlap = torch.linalg.eigvalsh(root @ cov_2 @ root).clamp(min=0).sqrt().sum()
+    # An eigenvalue of zero comes out as rounding, whose square root would not be small: leave those directions out.
+    kept = values > len(values) * torch.finfo(torch.float64).eps * values.abs().max()
+    root = vectors[:, kept] * values[kept].sqrt()
+    overlap = torch.linalg.eigvalsh(root.mT @ cov_2 @ root).clamp(min=0).sqrt().sum()
     distance = (mean_1 - mean_2).square().sum() + cov_1.trace() + cov_2.trace() - 2 * overlap
     return max(float(distance), 0.0)
 
@@ -51,3 +84,481 @@ def _statistics(mean: Tensor, cov: Tensor, which: str) -> tuple[Tensor, Tensor]:
     if not torch.allclose(cov, cov.mT, rtol=1e-4, atol=1e-6 * float(cov.abs().max())):
         raise ValueError(f"cov_{which} is not symmetric, expected a covariance matrix.")
     return mean, (cov + cov.mT) / 2
+
+
+class FeatureStatistics:
+    """Mean and covariance of feature vectors that come in batches, in float64; the vectors are not kept.
+
+    Attributes:
+        n: vectors seen.
+        mean: float64 (D,).
+
+    Source: Chan, Golub and LeVeque 1979, for the merging of two parts.
+
+    >>> statistics = FeatureStatistics()
+    >>> statistics.update(torch.tensor([[0.0], [2.0]]))
+    >>> statistics.n, statistics.mean.tolist(), statistics.covariance.tolist()
+    (2, [1.0], [[2.0]])
+    """
+
+    def __init__(self) -> None:
+        self.n = 0
+        self.mean = torch.zeros(0, dtype=torch.float64)
+        self._scatter = torch.zeros(0, 0, dtype=torch.float64)
+
+    @property
+    def covariance(self) -> Tensor:
+        """The unbiased covariance, float64 (D, D).
+
+        Raises:
+            ValueError: when fewer than two vectors were seen.
+        """
+        if self.n < 2:
+            raise ValueError(f"a covariance needs at least 2 pictures, got {self.n}; give more.")
+        return self._scatter / (self.n - 1)
+
+    def update(self, features: Tensor) -> None:
+        """Take in a batch of vectors (B, D).
+
+        Raises:
+            ValueError: on another shape, another D than before, NaN or infinity.
+        """
+        if features.ndim != 2:
+            raise ValueError(f"features have shape {tuple(features.shape)}, expected (B, D).")
+        x = features.detach().double().cpu()
+        if not bool(x.isfinite().all()):
+            raise ValueError("the features hold NaN or infinity; look at the pictures, or at the feature network.")
+        if len(x):
+            mean = x.mean(0)
+            centred = x - mean
+            self._merge(len(x), mean, centred.mT @ centred)
+
+    def merge(self, other: "FeatureStatistics") -> None:
+        """Take in what other statistics have seen."""
+        if other.n:
+            self._merge(other.n, other.mean, other._scatter)
+
+    def _merge(self, n: int, mean: Tensor, scatter: Tensor) -> None:
+        if self.n == 0:
+            self.n, self.mean, self._scatter = n, mean.clone(), scatter.clone()
+            return
+        if mean.shape != self.mean.shape:
+            raise ValueError(f"features have {len(mean)} dimensions, expected {len(self.mean)} as before.")
+        total = self.n + n
+        difference = mean - self.mean
+        self._scatter = self._scatter + scatter + torch.outer(difference, difference) * (self.n * n / total)
+        self.mean = self.mean + difference * (n / total)
+        self.n = total
+
+
+def merged(parts: Iterable[FeatureStatistics]) -> FeatureStatistics:
+    """The statistics of all parts together."""
+    together = FeatureStatistics()
+    for part in parts:
+        together.merge(part)
+    return together
+
+
+def distance_of(a: FeatureStatistics, b: FeatureStatistics) -> float:
+    """`frechet_distance` of two sets from their statistics."""
+    return frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
+
+
+# --------------------------------------------------------------------------------------------------------- features
+
+
+class Features(nn.Module):
+    """A feature network with its name: pictures uint8 (B, 3, H, W) -> vectors (B, num_features), always evaluating.
+
+    Attributes:
+        name: what a printed number must say.
+        num_features: D.
+    """
+
+    def __init__(self, name: str, num_features: int) -> None:
+        super().__init__()
+        self.name, self.num_features = name, num_features
+
+    def train(self, mode: bool = True) -> "Features":
+        """Stay in evaluation mode: batch statistics would make features depend on the batch."""
+        return super().train(False)
+
+
+class _SpriteFeatures(Features):
+    def __init__(self, classifier: SpriteClassifier, scale: float) -> None:
+        super().__init__("sprites", classifier.config["features"])
+        self.classifier, self.scale = classifier, scale
+        self.eval().requires_grad_(False)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        if pictures.dtype != torch.uint8 or pictures.shape[1:] != (3, 16, 16):
+            raise ValueError(
+                f"the sprites features take pictures uint8 (B, 3, 16, 16), got {pictures.dtype} "
+                f"{tuple(pictures.shape)}; crop to 16x16, or measure with inception."
+            )
+        return self.scale * self.classifier.features(pictures.float() / 127.5 - 1)
+
+
+class _InceptionFeatures(Features):
+    def __init__(self, weights: Path) -> None:
+        super().__init__("inception", 2048)
+        # antialias off: the resizing of torch-fidelity, which is that of the original TensorFlow code.
+        self.network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights), antialias=False)
+        self.eval().requires_grad_(False)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.network(pictures)
+
+
+def feature_extractor(
+    name: str, *, inception_weights: str | Path | None = None, device: torch.device | str = "cpu", download: bool = True
+) -> Features:
+    """Make a feature network by name.
+
+    Args:
+        name: "sprites" (features of the shipped classifier of the embedded sprites, scaled to a mean variance of 1), or
+            "inception" (the standard 2048 features).
+        inception_weights: file of the Inception weights, a .pth or safetensors file in torch-fidelity's format. None:
+            the file in the hub cache, else a download of 96 MB.
+        device: where it goes.
+        download: False forbids the network.
+
+    Raises:
+        ValueError: on an unknown name, a damaged file, or a file given with another name than "inception".
+        FileNotFoundError: when the file is missing.
+        ConnectionError: when a download was needed and failed or is forbidden.
+
+    Source: Heusel et al. 2017, arXiv 1706.08500; torch-fidelity's FeatureExtractorInceptionV3.
+    """
+    if name == "sprites":
+        if inception_weights is not None:
+            raise ValueError("Inception weights were given but the features are 'sprites'; ask for 'inception'.")
+        classifier, _, card = load_weights(pretrained_path("classifier"))
+        return _SpriteFeatures(classifier, card["feature_scale"]).to(device)
+    if name == "inception":
+        return _inception(inception_weights, download).to(device)
+    raise ValueError(f"there are no features {name!r}, expected 'sprites' or 'inception'.")
+
+
+def _inception(weights: str | Path | None, download: bool) -> Features:
+    """Inception with weights that were read safely.
+
+    torch-fidelity unpickles whatever it is given. So the file is read without running any code of its own, and what is
+    handed on is a file that we have just written.
+    """
+    path = inception_file(download) if weights is None else Path(weights)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}; check the path of the Inception weights.")
+    try:
+        if path.suffix == ".safetensors":
+            state = read_tensors(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+            raise ValueError("it holds no dictionary of tensors")
+        with tempfile.TemporaryDirectory() as folder:
+            safe = Path(folder) / INCEPTION_FILE
+            torch.save(state, safe)
+            with torch.random.fork_rng(devices=[]):
+                return _InceptionFeatures(safe)
+    except Exception as error:  # whatever a damaged or foreign file makes the readers raise
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{path} does not hold the Inception weights in torch-fidelity's format ({reason}); "
+            f"get {INCEPTION_FILE} from {INCEPTION_URL}."
+        ) from None
+
+
+def inception_file(download: bool = True) -> Path:
+    """The official weights in torch's hub cache, fetched (https, pinned release, size and SHA-256 checked) if missing.
+
+    Raises:
+        ValueError: when the cached file is not the official one.
+        ConnectionError: when the download fails or is forbidden.
+    """
+    path = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
+    if path.exists():
+        if file_sha256(path) != INCEPTION_SHA256:
+            raise ValueError(f"{path} is damaged, its SHA-256 is not that of the official file; remove it.")
+        return path
+    hint = f"download {INCEPTION_URL} elsewhere and name the file with --inception-weights, or measure with 'sprites'"
+    if not download:
+        raise ConnectionError(f"the Inception weights are not in {path.parent} and downloads are off; {hint}.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file, urllib.request.urlopen(INCEPTION_URL, timeout=TIMEOUT_SECONDS) as answer:
+            size = 0
+            while size <= INCEPTION_BYTES and (block := answer.read(1 << 20)):
+                size += len(block)
+                file.write(block)
+        if file_sha256(temporary) != INCEPTION_SHA256:
+            raise ConnectionError(f"what came from {INCEPTION_URL} is not the official file; {hint}.")
+        Path(temporary).replace(path)
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError) as error:
+        reason = getattr(error, "reason", error)
+        raise ConnectionError(f"the Inception weights could not be downloaded ({reason}); {hint}.") from None
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return path
+
+
+def picture_batches(pictures: Pictures, batch_size: int) -> Iterator[Tensor]:
+    """Cut pictures into batches for a feature network.
+
+    Args:
+        pictures: uint8 array (N, H, W, 3) or tensor (N, 3, H, W) (an array (N, 3, H, W) is taken as well), or an
+            iterable of such, so that a set larger than the memory can be measured. Floating-point tensors pass as they
+            are, for feature networks that take those.
+        batch_size: most pictures in a batch.
+
+    Raises:
+        ValueError: on another shape or kind, or when there is no picture.
+    """
+    check_count(batch_size, "batch_size")
+    parts = [pictures] if isinstance(pictures, np.ndarray | Tensor) else pictures
+    empty = True
+    for part in parts:
+        for batch in _channels_first(part).split(batch_size):
+            if len(batch):
+                empty = False
+                yield batch
+    if empty:
+        raise ValueError("there is no picture, expected at least one.")
+
+
+def _channels_first(part: Any) -> Tensor:
+    if isinstance(part, np.ndarray) and part.dtype == np.uint8 and part.ndim == 4 and part.shape[3] == 3:
+        return torch.from_numpy(np.ascontiguousarray(part.transpose(0, 3, 1, 2)))
+    if isinstance(part, np.ndarray) and part.dtype == np.uint8 and part.ndim == 4 and part.shape[1] == 3:
+        return torch.from_numpy(np.ascontiguousarray(part))
+    if isinstance(part, Tensor) and part.ndim == 4 and part.shape[1] == 3:
+        return part
+    got = f"{getattr(part, 'dtype', type(part).__name__)} {tuple(getattr(part, 'shape', ()))}"
+    raise ValueError(f"pictures are {got}, expected an array uint8 (N, H, W, 3) or a tensor (N, 3, H, W).")
+
+
+@torch.no_grad()
+def features_of(pictures: Pictures, extractor: str | nn.Module, *, batch_size: int = 250) -> Iterator[Tensor]:
+    """Yield the feature vectors of pictures batch by batch, the network in evaluation mode; it gets its mode back.
+
+    Args:
+        pictures: see `picture_batches`.
+        extractor: a name of `feature_extractor`, or any module that takes a batch of pictures and returns (B, D).
+        batch_size: pictures at once; changes nothing but memory and the last bits.
+
+    Raises:
+        ValueError: as `picture_batches` and `feature_extractor` do, and when a module returns another shape.
+    """
+    network = feature_extractor(extractor) if isinstance(extractor, str) else extractor
+    device = next((tensor.device for tensor in (*network.parameters(), *network.buffers())), torch.device("cpu"))
+    for batch in picture_batches(pictures, batch_size):
+        modes = [(module, module.training) for module in network.modules()]
+        network.eval()
+        try:
+            vectors = network(batch.to(device))
+        finally:
+            for module, mode in modes:
+                module.training = mode
+        if not isinstance(vectors, Tensor) or vectors.ndim != 2 or len(vectors) != len(batch):
+            got = tuple(getattr(vectors, "shape", ())) or type(vectors).__name__
+            raise ValueError(f"the feature network returned {got} for {len(batch)} pictures, expected (B, D).")
+        yield vectors
+
+
+def feature_statistics(
+    pictures: Pictures, extractor: str | nn.Module = "sprites", *, batch_size: int = 250
+) -> FeatureStatistics:
+    """Mean and covariance of the features of pictures, streamed. Arguments and errors as in `features_of`."""
+    statistics = FeatureStatistics()
+    for vectors in features_of(pictures, extractor, batch_size=batch_size):
+        statistics.update(vectors)
+    return statistics
+
+
+# ------------------------------------------------------------------------------------------------------ FID and KID
+
+
+def fid(
+    pictures_1: Pictures, pictures_2: Pictures, *, extractor: str | nn.Module = "sprites", batch_size: int = 250
+) -> float:
+    """Frechet distance of two sets of pictures, between Gaussians with the mean and covariance of their features.
+
+    It depends on the number of pictures (fewer make it larger) and on the features: never compare two numbers that
+    differ in either. Neither the order of the pictures nor the batch size matters.
+
+    Args:
+        pictures_1, pictures_2: at least 2 pictures each, see `picture_batches`; streamed, never all in memory.
+        extractor: "sprites", "inception", or any module (B, 3, H, W) -> (B, D).
+        batch_size: pictures at once.
+
+    Returns:
+        The distance, at least 0, in squared units of the features.
+
+    Raises:
+        ValueError: on wrong pictures, or fewer than 2.
+        ConnectionError: when "inception" was asked for and its weights cannot be had.
+
+    Source: Heusel et al. 2017, arXiv 1706.08500, equation 6.
+    """
+    network = feature_extractor(extractor) if isinstance(extractor, str) else extractor
+    statistics = [feature_statistics(pictures, network, batch_size=batch_size) for pictures in (pictures_1, pictures_2)]
+    return distance_of(*statistics)
+
+
+class Estimate(NamedTuple):
+    """A number and its standard error."""
+
+    value: float
+    error: float
+
+
+def kid(
+    pictures_1: Pictures,
+    pictures_2: Pictures,
+    *,
+    extractor: str | nn.Module = "sprites",
+    subset_size: int = 500,
+    batch_size: int = 250,
+    seed: int | None = 0,
+) -> Estimate:
+    """Kernel distance of two sets of pictures: the unbiased squared MMD with the kernel (x.y / D + 1)^3.
+
+    The sets are cut into disjoint subsets; the value is the mean over the subsets and the error that of this mean. The
+    subsets share no picture, so the error is an honest one. It may be negative when the sets are alike.
+
+    Args:
+        pictures_1, pictures_2: see `picture_batches`; streamed, two subsets in memory at a time.
+        extractor: as in `fid`.
+        subset_size: pictures of each set in a subset; fewer if the smaller set has not enough for two subsets.
+        batch_size: pictures at once.
+        seed: order in which arrays and tensors are taken, so that sorted pictures do no harm; None: as they come.
+            Other iterables always come as they come.
+
+    Returns:
+        (value, error).
+
+    Raises:
+        ValueError: as `fid`, and when a set has fewer than 4 pictures.
+
+    Source: Binkowski et al. 2018, arXiv 1801.01401, section 4; the kernel MMD is that of torchmetrics.
+    """
+    check_count(subset_size, "subset_size", low=2)
+    network = feature_extractor(extractor) if isinstance(extractor, str) else extractor
+    sets = [
+        _in_order(pictures, None if seed is None else seed + i) for i, pictures in enumerate((pictures_1, pictures_2))
+    ]
+    sizes = [len(pictures) for pictures in sets if isinstance(pictures, np.ndarray | Tensor)]
+    if sizes and min(sizes) < 4:
+        raise ValueError(f"KID got a set of {min(sizes)} pictures, expected at least 4.")
+    subset_size = min([subset_size, *(size // 2 for size in sizes)])
+    cut = [_subsets(features_of(part, network, batch_size=batch_size), subset_size) for part in sets]
+    values = [float(poly_mmd(a, b)) for a, b in zip(*cut, strict=False)]
+    if len(values) < 2:
+        raise ValueError(f"KID got {len(values)} subsets of {subset_size} pictures, expected 2; take smaller subsets.")
+    return Estimate(float(np.mean(values)), float(np.std(values, ddof=1) / len(values) ** 0.5))
+
+
+def _in_order(pictures: Pictures, seed: int | None) -> Pictures:
+    """Arrays and tensors in random order, everything else as it is."""
+    if seed is None or not isinstance(pictures, np.ndarray | Tensor):
+        return pictures
+    order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(seed))
+    return pictures[order.numpy() if isinstance(pictures, np.ndarray) else order]
+
+
+def _subsets(batches: Iterator[Tensor], size: int) -> Iterator[Tensor]:
+    """Whole groups of `size` vectors, float64; what is left over at the end is dropped."""
+    kept: list[Tensor] = []
+    for batch in batches:
+        kept.append(batch.double().cpu())
+        while sum(map(len, kept)) >= size:
+            together = torch.cat(kept)
+            kept = [together[size:]]
+            yield together[:size]
+
+
+# ------------------------------------------------------------------------------------------------------- error bars
+
+
+def leave_one_out(groups: Sequence[FeatureStatistics], reference: FeatureStatistics) -> list[float]:
+    """FID against a reference with each of at least 2 groups left out in turn.
+
+    Raises:
+        ValueError: on fewer than 2 groups.
+    """
+    if len(groups) < 2:
+        raise ValueError(f"the jackknife got {len(groups)} groups, expected at least 2.")
+    return [distance_of(merged([*groups[:i], *groups[i + 1 :]]), reference) for i in range(len(groups))]
+
+
+def jackknife_error(without: Sequence[float]) -> float:
+    """Standard error of an estimate from its values with each of the groups left out.
+
+    For the difference of two estimates on paired groups, give the differences of their values.
+
+    Raises:
+        ValueError: on fewer than 2 values.
+
+    Source: Efron 1982, "The jackknife, the bootstrap and other resampling plans", chapter 3.
+
+    >>> round(jackknife_error([2.5, 2.0, 1.5]), 3)  # means of 1, 2, 3 with one left out: the error is 1 / sqrt(3)
+    0.577
+    """
+    if len(without) < 2:
+        raise ValueError(f"the jackknife got {len(without)} values, expected at least 2.")
+    return ((len(without) - 1) * float(np.var(without))) ** 0.5
+
+
+def at_infinity(sizes: Sequence[int], values: Sequence[float]) -> float:
+    """Extrapolate FIDs of growing sets to infinitely many pictures: the intercept of a line in 1 / N.
+
+    Args:
+        sizes: numbers of pictures, at least two different ones.
+        values: the FID of each.
+
+    Returns:
+        The intercept.
+
+    Raises:
+        ValueError: when the lengths differ, or there are not two different sizes.
+
+    Source: Chong and Forsyth 2020, arXiv 1911.07023, section 4.1.
+
+    >>> round(at_infinity([100, 200, 400], [3 + 50 / n for n in (100, 200, 400)]), 6)
+    3.0
+    """
+    if len(sizes) != len(values) or len(set(sizes)) < 2:
+        raise ValueError(f"got {len(sizes)} sizes and {len(values)} values, expected as many, of two sizes or more.")
+    return float(np.polynomial.Polynomial.fit(1 / np.asarray(sizes, float), values, 1).convert().coef[0])
+
+
+@torch.no_grad()
+def nearest_distances(pictures: np.ndarray, others: np.ndarray, *, chunk: int = 500) -> np.ndarray:
+    """Distance of each picture to the nearest of the others: root of the mean squared difference of the channels.
+
+    Args:
+        pictures: uint8 (N, H, W, 3).
+        others: uint8 (M, H, W, 3).
+        chunk: pictures compared at once.
+
+    Returns:
+        float64 (N,), in levels of 0 to 255; 0 for a copy.
+
+    Raises:
+        ValueError: when the pictures have different sizes.
+    """
+    if pictures.shape[1:] != others.shape[1:] or not len(others):
+        raise ValueError(
+            f"pictures have shapes {pictures.shape} and {others.shape}, expected the same height and width."
+        )
+    # Whole numbers below 2^24 are exact in fp32: squares and sums of 768 levels are up to 5e7, so centre them first.
+    a, b = (torch.from_numpy(x.reshape(len(x), -1).astype(np.float32)) for x in (pictures, others))
+    size = a.shape[1]
+    found = []
+    squares = b.double().square().sum(1)
+    for part in a.split(chunk):
+        rough = squares.float() - 2 * part @ b.mT
+        nearest = rough.argmin(1)
+        found.append((part - b[nearest]).double().square().sum(1))
+    return (torch.cat(found) / size).sqrt().numpy()

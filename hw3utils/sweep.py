@@ -16,15 +16,30 @@ import numpy as np
 import torch
 from torch import nn
 
-from hw3utils.checkpoints import check_writable, read_json, write_atomically, write_json
+import hw3utils
+from hw3utils.checkpoints import check_writable, pretrained_card, read_json, write_atomically, write_json
+from hw3utils.fid import (
+    Features,
+    FeatureStatistics,
+    at_infinity,
+    distance_of,
+    feature_statistics,
+    jackknife_error,
+    kid,
+    leave_one_out,
+    merged,
+    nearest_distances,
+)
+from hw3utils.picture_sets import read_pictures
 from hw3utils.samplers import sample_ddim, sample_ddpm, sample_in_batches
 from hw3utils.schedules import NoiseSchedule
-from hw3utils.sprites import tensor_to_images
+from hw3utils.sprites import SpriteData, draw_sprites, grammar_accepts, outline_share, tensor_to_images
 
 SIGMA_HAT = "sigma-hat"
 STEPS = (10, 20, 50, 100, 1000)
 ETAS = ("0", "0.2", "0.5", "1", SIGMA_HAT)
 PLAN = "plan.json"
+STORED_TABLE = Path(__file__).parent / "tables" / "fid_sprites.json"
 PICTURES_A_FILE = 500
 BATCH = 100
 
@@ -97,12 +112,7 @@ def make_pictures(
     if not 1 <= part <= parts:
         raise ValueError(f"share is {part}/{parts}, expected k/m with k in 1..m.")
     check_plan(out, plan)
-    wanted = [
-        (cell, index, path)
-        for cell in table_cells()
-        for index, path in enumerate(picture_files(out, cell, plan["n_1000" if cell.steps == 1000 else "n"]))
-    ]
-    for cell, index, path in wanted[part - 1 :: parts]:
+    for cell, index, path in _wanted(out, plan)[part - 1 :: parts]:
         if path.exists():
             yield path, 0
             continue
@@ -122,6 +132,20 @@ def make_pictures(
         yield path, cell.steps * PICTURES_A_FILE
 
 
+def _wanted(out: Path, plan: dict[str, Any]) -> list[tuple[Cell, int, Path]]:
+    """Every file of the table: its cell, its number in the cell, its path."""
+    return [
+        (cell, index, path)
+        for cell in table_cells()
+        for index, path in enumerate(picture_files(out, cell, plan["n_1000" if cell.steps == 1000 else "n"]))
+    ]
+
+
+def n_files(plan: dict[str, Any], share: tuple[int, int] = (1, 1)) -> int:
+    """How many files a share of the plan has."""
+    return len(_wanted(Path(), plan)[share[0] - 1 :: share[1]])
+
+
 def _save(path: Path, images: np.ndarray) -> None:
     with path.open("wb") as file:
         np.save(file, images)
@@ -139,3 +163,135 @@ def check_plan(out: Path, plan: dict[str, Any]) -> None:
                     "choose another folder."
                 )
     write_json(path, plan)
+
+
+# -------------------------------------------------------------------------------------------------- the table itself
+
+
+def confident_share(classifier: nn.Module, images: np.ndarray, *, least: float = 0.9) -> float:
+    """Share of pictures (uint8 (N, 16, 16, 3)) that the classifier gives one of its classes with some probability."""
+    pictures = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    with torch.no_grad():
+        sure = [
+            classifier(part.float() / 127.5 - 1)["class"].softmax(1).amax(1) > least for part in pictures.split(500)
+        ]
+    return float(torch.cat(sure).double().mean())
+
+
+def by_size(groups: list[FeatureStatistics], reference: FeatureStatistics) -> dict[int, tuple[float, float]]:
+    """FID at growing numbers of pictures, from disjoint groups of one size.
+
+    Returns:
+        {pictures: (mean, standard deviation) over the disjoint unions of that size}; the deviation is 0 where there is
+        only one union.
+    """
+    found = {}
+    for together in (1, 2, 5, 10, 20):
+        unions = [groups[i : i + together] for i in range(0, len(groups) - together + 1, together)]
+        values = [distance_of(merged(union), reference) for union in unions]
+        if values:
+            n = sum(group.n for group in unions[0])
+            found[n] = (float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0)
+    return found
+
+
+def measure(
+    images: list[np.ndarray], features: Features, reference: FeatureStatistics, data: SpriteData
+) -> dict[str, Any]:
+    """Everything that the table says of one set of pictures.
+
+    Args:
+        images: disjoint groups of pictures of one size, uint8 (N, 16, 16, 3).
+        features: the sprites features.
+        reference: statistics of the training set.
+        data: the embedded sprites, for KID (training pictures) and the nearest neighbours.
+
+    Returns:
+        "n", "fid", "error" (jackknife), "without" (FID with each group left out, of which paired errors can be made),
+        "by_size", "fid_infinity", "kid", "kid_error", and of the first 500 pictures: "confident", "grammar", "outline"
+        and "nearest" (median distance to the nearest training picture, in levels).
+    """
+    groups = [feature_statistics(group, features) for group in images]
+    sizes = by_size(groups, reference)
+    without = leave_one_out(groups, reference)
+    first = images[0]
+    together = np.concatenate(images)
+    kernel = kid(data.train_images[: len(together)], together, extractor=features)
+    return {
+        "n": len(together),
+        "fid": sizes[len(together)][0],
+        "error": jackknife_error(without),
+        "without": without,
+        "by_size": {str(n): list(pair) for n, pair in sizes.items()},
+        "fid_infinity": at_infinity(list(sizes), [value for value, _ in sizes.values()]),
+        "kid": kernel.value,
+        "kid_error": kernel.error,
+        "confident": confident_share(features.classifier, first),
+        "grammar": float(grammar_accepts(first, tolerance=24).mean()),
+        "outline": float(outline_share(first).mean()),
+        "nearest": float(np.median(nearest_distances(first, data.train_images))),
+    }
+
+
+def make_table(out: str | Path, features: Features, data: SpriteData) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Measure what `make_pictures` has made; cells that are not complete are left out.
+
+    Args:
+        out: the folder of pictures.
+        features: the sprites features.
+        data: the embedded sprites.
+
+    Yields:
+        (name, row), the floor (fresh pictures of the grammar) first, then each complete cell.
+
+    Raises:
+        ValueError: when the folder has no plan, or a file of pictures is damaged.
+    """
+    plan = read_json(Path(out) / PLAN)
+    reference = feature_statistics(data.train_images, features)
+    fresh = draw_sprites(plan["n"], seed=plan["seed"] + 1_000)[0]
+    yield "floor", measure(np.split(fresh, plan["n"] // PICTURES_A_FILE), features, reference, data)
+    for cell in table_cells():
+        files = picture_files(out, cell, plan["n_1000" if cell.steps == 1000 else "n"])
+        if all(path.exists() for path in files):
+            images = [read_pictures(path) for path in files]
+            row = {"eta": cell.eta, "steps": cell.steps, **measure(images, features, reference, data)}
+            yield cell.folder, row
+
+
+def table_text(rows: dict[str, Any]) -> str:
+    """The table in the layout of the DDIM paper: a line for each eta, a column for each S; FID +- standard error."""
+    lines = ["FID, sprites features".ljust(24) + "".join(f"S = {steps}".rjust(18) for steps in STEPS)]
+    for eta in ETAS:
+        cells = [rows.get(Cell(eta, steps).folder) for steps in STEPS]
+        shown = ["-" if cell is None else f"{cell['fid']:.3f} +- {cell['error']:.3f}" for cell in cells]
+        lines.append(
+            (f"eta = {eta}" if eta != SIGMA_HAT else "DDPM, sigma-hat").ljust(24)
+            + "".join(f"{text:>18}" for text in shown)
+        )
+    floor = rows["floor"]
+    lines.append(f"floor: {floor['n']} new pictures of the grammar {floor['fid']:.3f} +- {floor['error']:.3f}")
+    return "\n".join(lines)
+
+
+def write_table(path: str | Path, out: str | Path, rows: dict[str, Any], data: SpriteData, command: str) -> Path:
+    """Write the measured table with everything that decided it."""
+    cells = {name: row for name, row in rows.items() if name != "floor"}
+    return write_json(
+        path,
+        {
+            "what": "FID on sprites features of DDIM (eta) and DDPM (sigma-hat) samples against the training set",
+            "command": command,
+            "plan": read_json(Path(out) / PLAN),
+            "features": {"name": "sprites", "sha256": pretrained_card("classifier")["sha256"]},
+            "reference": {"data": data.source, "sha256": data.sha256, "pictures": len(data.train_images)},
+            "versions": {"hw3utils": hw3utils.__version__, "torch": torch.__version__, "numpy": np.__version__},
+            "floor": rows["floor"],
+            "cells": cells,
+        },
+    )
+
+
+def stored_table() -> dict[str, Any]:
+    """The table that is kept in the package, with its provenance."""
+    return read_json(STORED_TABLE)

@@ -1,11 +1,42 @@
-"""The distance of two Gaussians against closed forms."""
+"""Distances of sets of pictures against closed forms, torchmetrics, torch-fidelity and pytorch-fid's formula."""
 
+import io
+import itertools
 import math
+import os
+import re
+import urllib.error
+import weakref
+from pathlib import Path
+from unittest import mock
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch_fidelity import calculate_metrics
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import poly_mmd
 
-from hw3utils.fid import frechet_distance
+from hw3utils.__main__ import main
+from hw3utils.fid import (
+    INCEPTION_FILE,
+    FeatureStatistics,
+    at_infinity,
+    distance_of,
+    feature_extractor,
+    feature_statistics,
+    features_of,
+    fid,
+    frechet_distance,
+    jackknife_error,
+    kid,
+    leave_one_out,
+    merged,
+    nearest_distances,
+)
+from hw3utils.sprites import draw_sprites
 
 
 @pytest.fixture
@@ -67,3 +98,342 @@ def test_what_is_refused(change, message):
     good = {"mean_1": torch.zeros(2), "cov_1": torch.eye(2), "mean_2": torch.zeros(2), "cov_2": torch.eye(2)}
     with pytest.raises(ValueError, match=message):
         frechet_distance(**(good | change))
+
+
+# ----------------------------------------------------------------------------------------- statistics of features
+
+
+def pictures(n, seed=0, side=16):
+    return np.random.default_rng(seed).integers(0, 256, (n, side, side, 3), dtype=np.uint8)
+
+
+class Linear(torch.nn.Module):
+    """Features that are a fixed linear map of the pictures: their moments are known."""
+
+    def __init__(self, d=6, seed=0):
+        super().__init__()
+        self.num_features = d
+        weight = torch.randn(d, 768, generator=torch.Generator().manual_seed(seed))
+        self.register_buffer("weight", weight / 768)
+
+    def forward(self, x):
+        return x.flatten(1).float() @ self.weight.T
+
+
+@pytest.mark.parametrize("sizes", [(7,), (1, 6), (3, 3, 1), (1,) * 7])
+def test_streamed_statistics_are_the_plain_ones(sizes, generator):
+    x = torch.randn(7, 4, generator=generator) + 100
+    statistics = FeatureStatistics()
+    for part in x.split(sizes):
+        statistics.update(part)
+    assert statistics.n == 7
+    torch.testing.assert_close(statistics.mean, x.double().mean(0), rtol=1e-14, atol=0)
+    torch.testing.assert_close(statistics.covariance, torch.cov(x.double().T), rtol=1e-10, atol=1e-12)
+
+
+def test_merging_parts_is_seeing_all(generator):
+    x = torch.randn(50, 3, generator=generator, dtype=torch.float64)
+    parts = []
+    for chunk in x.split(17):
+        parts.append(FeatureStatistics())
+        parts[-1].update(chunk)
+    together = merged([FeatureStatistics(), *parts])
+    torch.testing.assert_close(together.covariance, torch.cov(x.T))
+    assert parts[0].n == 17  # left as they were
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [(torch.zeros(3), r"shape \(3,\)"), (torch.full((2, 2), torch.nan), "NaN"), (torch.zeros(2, 5), "5 dimensions")],
+)
+def test_statistics_refuse(features, message):
+    statistics = FeatureStatistics()
+    statistics.update(torch.zeros(2, 2))
+    with pytest.raises(ValueError, match=message):
+        statistics.update(features)
+    with pytest.raises(ValueError, match="at least 2 pictures"):
+        _ = FeatureStatistics().covariance
+
+
+def test_fid_is_that_of_torchmetrics_on_the_same_features():
+    a, b = pictures(80, 1), pictures(70, 2) // 2
+    metric = FrechetInceptionDistance(feature=Linear())
+    for images, real in ((a, True), (b, False)):
+        metric.update(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()), real=real)
+    assert math.isclose(fid(a, b, extractor=Linear()), float(metric.compute()), rel_tol=1e-5)
+
+
+def test_kid_is_that_of_torchmetrics_on_the_same_subset():
+    a, b = pictures(40, 1), pictures(40, 2) // 2
+    network = Linear()
+    f, g = (torch.cat(list(features_of(x, network))).double() for x in (a, b))
+    value, error = kid(a, b, extractor=network, subset_size=20, seed=None)
+    halves = [float(poly_mmd(f[i : i + 20], g[i : i + 20])) for i in (0, 20)]
+    assert math.isclose(value, sum(halves) / 2, rel_tol=1e-9)
+    assert math.isclose(error, abs(halves[0] - halves[1]) / 2, rel_tol=1e-9)
+
+
+def test_kid_is_unbiased(generator):
+    """Sets of one distribution: 200 values of KID have mean 0 within 4 standard errors, however small the sets."""
+    network = Linear()
+    values = torch.tensor(
+        [kid(pictures(8, 2 * i), pictures(8, 2 * i + 1), extractor=network, subset_size=4).value for i in range(200)]
+    )
+    assert float(values.mean().abs() / (values.std() / 200**0.5)) < 4
+    assert float(values.min()) < 0
+
+
+def test_order_batch_size_and_streaming_do_not_matter():
+    a, b = pictures(60, 1), pictures(50, 2)
+    network = Linear()
+    value = fid(a, b, extractor=network)
+    order = np.random.default_rng(0).permutation(60)
+    assert math.isclose(fid(a[order], b, extractor=network, batch_size=7), value, rel_tol=1e-9)
+    assert math.isclose(fid((a[i : i + 9] for i in range(0, 60, 9)), [b], extractor=network), value, rel_tol=1e-9)
+    tensor = torch.from_numpy(a.transpose(0, 3, 1, 2).copy())
+    assert math.isclose(fid(tensor, b, extractor=network), value, rel_tol=1e-9)
+
+
+def test_fid_with_the_sprites_features_does_not_depend_on_batch_or_order():
+    a, b = draw_sprites(60, seed=1)[0], draw_sprites(60, seed=2)[0]
+    assert math.isclose(fid(a, b, batch_size=60), fid(a[::-1].copy(), b, batch_size=13), rel_tol=1e-4)
+
+
+def test_a_set_larger_than_the_memory_is_streamed():
+    """No more than one batch of the stream is alive at a time."""
+    alive = most = 0
+
+    class Counted(np.ndarray):
+        def __array_finalize__(self, parent):
+            pass
+
+    def stream():
+        nonlocal alive, most
+        for i in range(20):
+            alive += 1
+            most = max(most, alive)
+            batch = pictures(25, i)
+            weakref.finalize(batch, down)
+            yield batch
+            del batch
+
+    def down():
+        nonlocal alive
+        alive -= 1
+
+    statistics = feature_statistics(stream(), Linear(), batch_size=25)
+    assert statistics.n == 500
+    assert most <= 3
+
+
+def test_a_network_is_evaluated_and_gets_its_mode_back():
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(0.5), torch.nn.LazyLinear(1)).train()
+    network(torch.zeros(2, 3, 16, 16))
+    x = torch.rand(12, 3, 16, 16)
+    first, second = (torch.cat(list(features_of(x, network, batch_size=5))) for _ in range(2))
+    assert torch.equal(first, second)
+    assert network.training
+    assert network[1].training
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (np.zeros((3, 16, 16), np.uint8), r"\(3, 16, 16\)"),
+        (np.zeros((3, 16, 16, 3)), "float64"),
+        ([1, 2], "int"),
+        (np.zeros((0, 16, 16, 3), np.uint8), "no picture"),
+        ([], "no picture"),
+        (np.zeros((1, 16, 16, 3), np.uint8), "at least 2"),
+        (np.zeros((4, 32, 32, 3), np.uint8), "16, 16"),
+        (torch.zeros(4, 3, 16, 16), "float32"),
+    ],
+)
+def test_wrong_pictures_are_refused(bad, message):
+    with pytest.raises(ValueError, match=message):
+        fid(bad, pictures(5))
+
+
+def test_a_module_that_returns_no_vectors_is_refused():
+    with pytest.raises(ValueError, match=r"expected \(B, D\)"):
+        fid(pictures(5), pictures(5), extractor=torch.nn.Identity())
+
+
+# ------------------------------------------------------------------------------------------------------- Inception
+
+
+@pytest.fixture(scope="module")
+def inception_weights(tmp_path_factory):
+    """Random weights in the official format, scaled so that features do not die out."""
+    with (
+        mock.patch("torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url", return_value={}),
+        mock.patch.object(FeatureExtractorInceptionV3, "load_state_dict"),
+        torch.random.fork_rng(),
+    ):
+        torch.manual_seed(0)
+        network = FeatureExtractorInceptionV3("random", ["2048"])
+        for parameter in network.parameters():
+            if parameter.ndim == 4:
+                torch.nn.init.kaiming_normal_(parameter)
+    path = tmp_path_factory.mktemp("inception") / INCEPTION_FILE
+    torch.save(network.state_dict(), path)
+    return path
+
+
+class Folder(torch.utils.data.Dataset):
+    def __init__(self, images):
+        self.images = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, i):
+        return self.images[i]
+
+
+def test_inception_end_to_end_is_torch_fidelity(inception_weights, tmp_path, capsys):
+    a, b = draw_sprites(24, seed=1)[0], 255 - draw_sprites(24, seed=2)[0]
+    for name, images in (("a", a), ("b", b)):
+        (tmp_path / name).mkdir()
+        for i, image in enumerate(images):
+            Image.fromarray(image).save(tmp_path / name / f"{i:03d}.png")
+    want = calculate_metrics(
+        input1=str(tmp_path / "a"),
+        input2=str(tmp_path / "b"),
+        fid=True,
+        feature_extractor="inception-v3-compat",
+        feature_extractor_weights_path=str(inception_weights),
+        cuda=False,
+        cache=False,
+        batch_size=8,
+        verbose=False,
+    )["frechet_inception_distance"]
+    folders = [str(tmp_path / name) for name in "ab"]
+    weights = ["--extractor", "inception", "--inception-weights", str(inception_weights)]
+    assert main(["fid", *folders, *weights, "--batch-size", "9"]) == 0
+    said = capsys.readouterr().out
+    got = float(re.search(r"FID ([\d.]+), 2048 inception features", said)[1])
+    assert math.isclose(got, want, rel_tol=1e-3, abs_tol=1e-3)
+    assert "24 pictures" in said
+    assert "too large" in said
+
+
+def test_inception_in_training_mode_stays_in_evaluation_mode(inception_weights):
+    network = feature_extractor("inception", inception_weights=inception_weights)
+    network.train()
+    assert not any(module.training for module in network.modules())
+
+
+def test_missing_inception_weights_are_one_sentence_and_no_other_number(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr("urllib.request.urlopen", mock.Mock(side_effect=urllib.error.URLError("no network")))
+    assert main(["fid", "embedded:test", "embedded:test", "--n", "10", "--extractor", "inception"]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "--inception-weights" in said.err
+    assert said.err.count("\n") == 1
+    assert list(tmp_path.rglob("*.part")) == []
+    with pytest.raises(ConnectionError, match="downloads are off"):
+        feature_extractor("inception", download=False)
+
+
+def test_a_download_that_is_not_the_official_file_is_thrown_away(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: io.BytesIO(b"something else"))
+    with pytest.raises(ConnectionError, match="not the official file"):
+        feature_extractor("inception")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_damaged_cache_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / INCEPTION_FILE).write_bytes(b"half of it")
+    with pytest.raises(ValueError, match="SHA-256"):
+        feature_extractor("inception")
+
+
+class Evil:
+    def __reduce__(self):
+        return (Path.touch, (Path(os.environ["HW3_EVIL"]),))
+
+
+def test_weights_files_run_no_code(tmp_path, monkeypatch):
+    monkeypatch.setenv("HW3_EVIL", str(tmp_path / "ran"))
+    path = tmp_path / "weights.pth"
+    torch.save({"evil": Evil()}, path)
+    with pytest.raises(ValueError, match="torch-fidelity's format"):
+        feature_extractor("inception", inception_weights=path)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 cut off"])
+def test_damaged_weights_files_are_refused(content, tmp_path):
+    path = tmp_path / "weights.pth"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="torch-fidelity's format"):
+        feature_extractor("inception", inception_weights=path)
+
+
+def test_unknown_names_and_wrong_pairs():
+    with pytest.raises(ValueError, match="'sprites' or 'inception'"):
+        feature_extractor("vgg")
+    with pytest.raises(ValueError, match="ask for 'inception'"):
+        feature_extractor("sprites", inception_weights="file")
+    with pytest.raises(FileNotFoundError, match="check the path"):
+        feature_extractor("inception", inception_weights="nowhere.pth")
+
+
+# ------------------------------------------------------------------------------------------------------ error bars
+
+
+def gaussian_groups(m, n, d, seed):
+    generator = torch.Generator().manual_seed(seed)
+    groups = []
+    for _ in range(m):
+        groups.append(FeatureStatistics())
+        groups[-1].update(torch.randn(n, d, generator=generator))
+    return groups
+
+
+def exact(d):
+    """Statistics whose mean is 0 and whose covariance is the identity."""
+    statistics = FeatureStatistics()
+    x = torch.eye(d, dtype=torch.float64)
+    statistics.update(torch.cat([x, -x]) * ((2 * d - 1) / 2) ** 0.5)
+    return statistics
+
+
+def test_jackknife_error_is_the_spread_over_repeated_experiments():
+    reference = exact(4)
+    shift = exact(4)
+    shift.mean += 1  # far enough that the FID is not at its minimum, where it has no linear part
+    values, errors = [], []
+    for seed in range(40):
+        groups = gaussian_groups(10, 40, 4, seed)
+        values.append(distance_of(merged(groups), shift))
+        errors.append(jackknife_error(leave_one_out(groups, shift)))
+    assert 0.7 < np.mean(errors) / np.std(values, ddof=1) < 1.4
+    assert distance_of(reference, exact(4)) < 1e-12
+
+
+def test_extrapolation_takes_the_bias_away():
+    """Samples of the reference itself: the FID falls like 1 / N to 0, and the extrapolation is much nearer to it."""
+    reference = exact(16)
+    groups = gaussian_groups(64, 100, 16, 3)
+    values = [
+        np.mean([distance_of(merged(groups[i : i + k]), reference) for i in range(0, 64, k)]) for k in (1, 2, 4, 8)
+    ]
+    assert all(later < earlier for earlier, later in itertools.pairwise(values))
+    assert abs(at_infinity([100, 200, 400, 800], values)) < values[-1] / 5
+
+
+def test_nearest_distances():
+    others = pictures(40, 1)
+    mine = np.concatenate([others[3:4], pictures(5, 2)])
+    got = nearest_distances(mine, others, chunk=4)
+    brute = ((mine[:, None].astype(float) - others[None]) ** 2).mean((2, 3, 4)) ** 0.5
+    np.testing.assert_allclose(got, brute.min(1), rtol=1e-12)
+    assert got[0] == 0
+    with pytest.raises(ValueError, match="one height"):
+        nearest_distances(mine, pictures(3, side=8))

@@ -1,0 +1,163 @@
+"""Sets of pictures by name, for the command line: a folder of PNG files, an array, weights, the embedded data."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from hw3utils.checkpoints import load_weights, pretrained_names, pretrained_path
+from hw3utils.networks import UNet
+from hw3utils.samplers import sample_batches, sample_ddim
+from hw3utils.schedules import check_count
+from hw3utils.sprites import load_sprites, tensor_to_images
+
+EMBEDDED = ("embedded:train", "embedded:test")
+SAMPLES = 5000
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """Pictures that can be gone through more than once, batch by batch, and a sentence on where they come from.
+
+    Attributes:
+        description: where the pictures come from.
+        open: starts an iteration over arrays uint8 (B, H, W, 3).
+    """
+
+    description: str
+    open: Callable[[], Iterator[np.ndarray]]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return self.open()
+
+
+def open_set(
+    name: str,
+    *,
+    n: int | None = None,
+    steps: int = 50,
+    eta: float = 0.0,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    batch_size: int = 250,
+) -> PictureSet:
+    """Open a set of pictures.
+
+    Args:
+        name: "embedded:train" or "embedded:test"; an .npy file of pictures uint8 (N, H, W, 3); a folder of PNG
+            pictures; or weights (a safetensors file, its folder, or the name of shipped weights), of which samples are
+            made by DDIM.
+        n: most pictures to take (of weights: 5000 if not given).
+        steps, eta, seed, device: for sampling.
+        batch_size: pictures at once.
+
+    Raises:
+        ValueError: when there is no such set, or what is there is no set of pictures.
+    """
+    limit = None if n is None else check_count(n, "n")
+    path = Path(name)
+    if name in EMBEDDED:
+        data = load_sprites()
+        images = data.train_images if name.endswith("train") else data.test_images
+        what = "training" if name.endswith("train") else "held-out"
+        return PictureSet(f"the embedded {what} sprites", lambda: _parts(images[:limit], batch_size))
+    if path.suffix == ".npy":
+        images = read_pictures(path)[:limit]
+        return PictureSet(str(path), lambda: _parts(images, batch_size))
+    if path.suffix == ".safetensors" or (path / "weights.safetensors").is_file() or name in pretrained_names():
+        weights = path if path.exists() else pretrained_path(name)
+        return _samples(name, weights, limit or SAMPLES, steps, eta, seed, device, batch_size)
+    if path.is_dir():
+        return _folder(path, limit, batch_size)
+    expected = f"a folder of PNG files, an .npy file, a safetensors file, or one of {', '.join(EMBEDDED)}"
+    raise ValueError(f"there are no pictures {name!r}, expected {expected} or {', '.join(pretrained_names())}.")
+
+
+def read_pictures(path: str | Path) -> np.ndarray:
+    """Read an .npy file of pictures, uint8 (N, H, W, 3).
+
+    Raises:
+        ValueError: when it is missing, damaged, a pickle, or holds something else.
+    """
+    try:
+        images = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise ValueError(f"there is no file {path}; check the path.") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{path} is not a whole .npy file of pictures ({error}).") from None
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+        got = f"{getattr(images, 'dtype', type(images).__name__)} {getattr(images, 'shape', '')}"
+        raise ValueError(f"{path} holds {got}, expected pictures uint8 (N, H, W, 3).")
+    return images
+
+
+def _parts(images: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    return (images[first : first + size] for first in range(0, len(images), size))
+
+
+def _samples(
+    name: str,
+    path: Path,
+    n: int,
+    steps: int,
+    eta: float,
+    seed: int,
+    device: torch.device | str,
+    batch_size: int,
+) -> PictureSet:
+    network, schedule, _ = load_weights(path, device=device)
+    if not isinstance(network, UNet) or schedule is None:
+        raise ValueError(f"{name} holds a {type(network).__name__}, expected the weights of a noise predictor (UNet).")
+
+    def make() -> Iterator[np.ndarray]:
+        shape = (network.config["channels"], 16, 16)
+        batches: Iterator[Tensor] = sample_batches(
+            sample_ddim,
+            network,
+            schedule,
+            shape,
+            n=n,
+            batch_size=batch_size,
+            seed=seed,
+            device=device,
+            steps=steps,
+            eta=eta,
+        )
+        return map(tensor_to_images, batches)
+
+    return PictureSet(f"samples of {name} (DDIM, {steps} steps, eta {eta:g}, seed {seed})", make)
+
+
+def _folder(folder: Path, limit: int | None, batch_size: int) -> PictureSet:
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".png")[:limit]
+    if not files:
+        raise ValueError(f"there is no PNG file in {folder}, expected pictures there.")
+
+    def read() -> Iterator[np.ndarray]:
+        remaining = iter(files)
+        while some := list(islice(remaining, batch_size)):
+            pictures = [_png(path) for path in some]
+            for path, picture in zip(some, pictures, strict=True):
+                if picture.shape != pictures[0].shape:
+                    height, width = pictures[0].shape[:2]
+                    got = f"{picture.shape[1]}x{picture.shape[0]}"
+                    raise ValueError(f"{path} is {got} pixels, expected {width}x{height} like {some[0].name}.")
+            yield np.stack(pictures)
+
+    return PictureSet(f"the PNG files in {folder}", read)
+
+
+def _png(path: Path) -> np.ndarray:
+    """One picture as RGB, what is transparent on white."""
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            rgba = picture.convert("RGBA")
+    except Exception as error:  # a damaged file makes Pillow raise almost anything
+        raise ValueError(f"{path} is not a whole PNG file ({error}); remove or replace it.") from None
+    white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+    return np.asarray(Image.alpha_composite(white, rgba).convert("RGB"))

@@ -1,0 +1,185 @@
+"""The table DDPM against DDIM: its pictures are made once, piece by piece, and each piece depends on its seed alone."""
+
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import hw3utils
+from hw3utils import sweep
+from hw3utils.__main__ import main
+from hw3utils.fid import feature_extractor, jackknife_error
+from hw3utils.networks import in_precision
+from hw3utils.samplers import sample_ddim, sample_in_batches
+from hw3utils.schedules import linear_schedule
+from hw3utils.sprites import load_sprites, tensor_to_images
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """A table of three cells with 4 pictures a file."""
+    monkeypatch.setattr(sweep, "PICTURES_A_FILE", 4)
+    monkeypatch.setattr(sweep, "BATCH", 3)
+    cells = [sweep.Cell("0", 3), sweep.Cell("1", 3), sweep.Cell(sweep.SIGMA_HAT, 2)]
+    monkeypatch.setattr(sweep, "table_cells", lambda: cells)
+    return {"weights": "none", "precision": "fp32", "compiled": False, "seed": 0, "n": 8, "n_1000": 8}
+
+
+def model(x, t):
+    return 0.5 * x
+
+
+def made(plan, out, **options):
+    return list(sweep.make_pictures(model, linear_schedule(), plan, out=out, **options))
+
+
+def test_the_cells_are_those_of_the_papers_table():
+    cells = sweep.table_cells()
+    assert len(set(cells)) == len(cells) == 23
+    assert {cell.steps for cell in cells} == {10, 20, 50, 100, 1000}
+    assert {cell.eta for cell in cells if cell.steps == 1000} == {"0", "1", "sigma-hat"}
+    assert all({cell.eta for cell in cells if cell.steps == s} == set(sweep.ETAS) for s in (10, 20, 50, 100))
+
+
+def test_pictures_are_those_of_the_sampler_and_what_is_there_is_kept(small, tmp_path):
+    first = made(small, tmp_path)
+    assert [evaluations for _, evaluations in first] == [12, 12, 12, 12, 8, 8]
+    files = sweep.picture_files(tmp_path, sweep.Cell("1", 3), 8)
+    got = np.concatenate([sweep.read_pictures(path) for path in files])
+    want = sample_in_batches(sample_ddim, model, linear_schedule(), (3, 16, 16), n=8, seed=0, eta=1.0, steps=3)
+    assert np.array_equal(got, tensor_to_images(want))
+    before = files[0].stat().st_mtime_ns
+    files[1].unlink()
+    again = made(small, tmp_path)
+    assert sum(evaluations for _, evaluations in again) == 12
+    assert files[0].stat().st_mtime_ns == before
+    assert np.array_equal(np.concatenate([sweep.read_pictures(path) for path in files]), got)
+
+
+def test_shares_make_the_whole_together_and_nothing_twice(small, tmp_path):
+    one, two = (made(small, tmp_path, share=(k, 2)) for k in (1, 2))
+    assert not {path for path, _ in one} & {path for path, _ in two}
+    assert all(evaluations == 0 for _, evaluations in made(small, tmp_path))
+    assert sweep.n_files(small) == len(one) + len(two) == 6
+
+
+def test_another_plan_in_the_same_folder_is_refused(small, tmp_path):
+    made(small, tmp_path)
+    with pytest.raises(ValueError, match="precision = 'fp32', not 'bf16'"):
+        made(small | {"precision": "bf16"}, tmp_path)
+    with pytest.raises(ValueError, match="multiple of 4"):
+        made(small | {"n": 9}, tmp_path)
+    with pytest.raises(ValueError, match="share is 3/2"):
+        made(small, tmp_path, share=(3, 2))
+    assert len(made(small | {"n": 12}, tmp_path)) == 9  # more of the same is no other plan
+
+
+def test_the_table_is_measured_from_complete_cells_only(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "PICTURES_A_FILE", 300)
+    monkeypatch.setattr(sweep, "BATCH", 300)
+    small |= {"n": 600, "n_1000": 600}
+    made(small, tmp_path)
+    sweep.picture_files(tmp_path, sweep.Cell("1", 3), 600)[1].unlink()
+    data = load_sprites(n_train=1500, n_test=10)
+    rows = dict(sweep.make_table(tmp_path, feature_extractor("sprites"), data))
+    assert list(rows) == ["floor", "S0003_eta_0", "S0002_eta_sigma-hat"]
+    assert rows["floor"]["fid"] < rows["S0003_eta_0"]["fid"]
+    assert rows["floor"]["confident"] > rows["S0003_eta_0"]["confident"]
+    assert rows["floor"]["grammar"] == 1
+    assert rows["S0003_eta_0"]["grammar"] == 0
+    row = rows["floor"]
+    assert row["n"] == 600
+    assert math.isclose(row["error"], jackknife_error(row["without"]))
+    json.dumps(rows, allow_nan=False)
+    assert "S = 1000" in sweep.table_text(rows)
+
+
+def test_bf16_is_opt_in_and_near_fp32():
+    network, _ = hw3utils.load_pretrained("sprites")
+    assert in_precision(network, "fp32") is network
+    x = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([1, 10, 300, 1000])
+    with torch.no_grad():
+        full, half = network(x, t), in_precision(network, "bf16")(x, t)
+    assert half.dtype == torch.float32
+    assert 0 < float((half - full).abs().max()) < 0.1
+    with pytest.raises(ValueError, match="'fp32' or 'bf16'"):
+        in_precision(network, "fp8")
+
+
+@pytest.mark.parametrize("content", [b"", b"no array", b"\x93NUMPY\x01\x00"])
+def test_damaged_pictures_are_refused(content, tmp_path):
+    path = tmp_path / "a.npy"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"\.npy file of pictures"):
+        sweep.read_pictures(path)
+
+
+# ------------------------------------------------------------------------------------------------ the stored table
+
+
+@pytest.fixture(scope="module")
+def table():
+    return sweep.stored_table()
+
+
+def test_the_stored_table_says_where_it_comes_from(table):
+    assert table["command"].startswith("hw3 fid --table")
+    assert table["plan"]["weights"] == hw3utils.pretrained_card("sprites")["sha256"]
+    assert table["features"]["sha256"] == hw3utils.pretrained_card("classifier")["sha256"]
+    assert table["reference"]["sha256"] == load_sprites().sha256
+    assert table["reference"]["pictures"] == 89_400
+
+
+def test_the_stored_table_has_its_cells_and_errors(table):
+    for cell in sweep.table_cells():
+        if cell.steps < 1000:
+            row = table["cells"][cell.folder]
+            assert row["n"] == table["plan"]["n"] == 10_000
+    for row in [table["floor"], *table["cells"].values()]:
+        assert row["fid"] > 0
+        assert math.isclose(row["error"], jackknife_error(row["without"]), rel_tol=1e-9)
+        sizes = sorted((int(n), value) for n, (value, _) in row["by_size"].items())
+        assert all(b < a for (_, a), (_, b) in itertools.pairwise(sizes)), "FID falls with the number of pictures"
+        assert row["fid_infinity"] < row["fid"]
+    floor = table["floor"]["fid"]
+    assert all(row["fid"] > floor for row in table["cells"].values())
+
+
+def test_fid_command_line(tmp_path, capsys):
+    np.save(tmp_path / "a.npy", load_sprites(n_train=300, n_test=10).train_images)
+    assert main(["fid", str(tmp_path / "a.npy"), "embedded:test", "--n", "300", "--kid"]) == 0
+    said = capsys.readouterr().out
+    assert "128 sprites features" in said
+    assert "A: 300 pictures" in said
+    assert "held-out" in said
+    assert "KID" in said
+    assert main(["fid", "sprites", "embedded:test", "--n", "8", "--steps", "2"]) == 0
+    assert "samples of sprites (DDIM, 2 steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["a"], "two sets"),
+        (["nowhere", "embedded:test"], "no pictures 'nowhere'"),
+        (["{tmp}", "embedded:test"], "no PNG file"),
+        (["{tmp}/none.npy", "embedded:test"], "no file"),
+        (["classifier", "embedded:test"], "SpriteClassifier"),
+        (["embedded:test", "embedded:test", "--extractor", "vgg"], "'vgg'"),
+        (["embedded:test", "embedded:test", "--inception-weights", "x.pth"], "ask for 'inception'"),
+        (["--table", "a"], "leave the sets"),
+        (["--table", "--share", "half", "--out", "{tmp}"], "K/M"),
+        (["--table", "--share", "3/2", "--out", "{tmp}"], "share is 3/2"),
+        (["--table", "--n", "750", "--out", "{tmp}"], "multiple of 500"),
+    ],
+)
+def test_wrong_fid_commands_are_one_sentence(words, message, tmp_path, capsys):
+    assert main(["fid", *(word.format(tmp=tmp_path) for word in words)]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert message in said.err
+    assert said.err.count("\n") == 1
