@@ -382,7 +382,10 @@ def _fid(arguments: argparse.Namespace) -> int:
     counts = [part.n for part in statistics]
     print(f"FID {distance_of(*statistics):.4f}, {extractor.num_features} {extractor.name} features")
     if arguments.kid:
-        value, error = kid(*(progress(part, desc=part.description, unit="batch") for part in sets), extractor=extractor)
+        if min(counts) < 4:
+            raise ValueError(f"--kid got a set of {min(counts)} pictures, expected at least 4.")
+        passes = (progress(part, desc=part.description, unit="batch") for part in sets)
+        value, error = kid(*passes, extractor=extractor, subset_size=min(500, min(counts) // 2))
         print(f"KID {value:.6f} +- {error:.6f} (standard error over disjoint subsets)")
     for label, part, count in zip("AB", sets, counts, strict=True):
         print(f"{label}: {count} pictures, {part.description}")

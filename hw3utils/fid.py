@@ -552,13 +552,11 @@ def nearest_distances(pictures: np.ndarray, others: np.ndarray, *, chunk: int = 
         raise ValueError(
             f"pictures have shapes {pictures.shape} and {others.shape}, expected the same height and width."
         )
-    # Whole numbers below 2^24 are exact in fp32: squares and sums of 768 levels are up to 5e7, so centre them first.
-    a, b = (torch.from_numpy(x.reshape(len(x), -1).astype(np.float32)) for x in (pictures, others))
-    size = a.shape[1]
+    # Centred levels are whole numbers whose products, summed over a sprite, stay below 2^24: exact in fp32.
+    a, b = (torch.from_numpy(x.reshape(len(x), -1).astype(np.float32) - 128) for x in (pictures, others))
+    half = b.square().sum(1) / 2
     found = []
-    squares = b.double().square().sum(1)
     for part in a.split(chunk):
-        rough = squares.float() - 2 * part @ b.mT
-        nearest = rough.argmin(1)
-        found.append((part - b[nearest]).double().square().sum(1))
-    return (torch.cat(found) / size).sqrt().numpy()
+        nearest = (half - part @ b.mT).argmin(1)
+        found.append((part - b[nearest]).double().square().mean(1))
+    return torch.cat(found).sqrt().numpy()

@@ -188,10 +188,10 @@ def test_order_batch_size_and_streaming_do_not_matter():
     network = Linear()
     value = fid(a, b, extractor=network)
     order = np.random.default_rng(0).permutation(60)
-    assert math.isclose(fid(a[order], b, extractor=network, batch_size=7), value, rel_tol=1e-9)
-    assert math.isclose(fid((a[i : i + 9] for i in range(0, 60, 9)), [b], extractor=network), value, rel_tol=1e-9)
+    assert math.isclose(fid(a[order], b, extractor=network, batch_size=7), value, rel_tol=1e-6)
+    assert math.isclose(fid((a[i : i + 9] for i in range(0, 60, 9)), [b], extractor=network), value, rel_tol=1e-6)
     tensor = torch.from_numpy(a.transpose(0, 3, 1, 2).copy())
-    assert math.isclose(fid(tensor, b, extractor=network), value, rel_tol=1e-9)
+    assert math.isclose(fid(tensor, b, extractor=network), value, rel_tol=1e-6)
 
 
 def test_fid_with_the_sprites_features_does_not_depend_on_batch_or_order():
@@ -435,5 +435,5 @@ def test_nearest_distances():
     brute = ((mine[:, None].astype(float) - others[None]) ** 2).mean((2, 3, 4)) ** 0.5
     np.testing.assert_allclose(got, brute.min(1), rtol=1e-12)
     assert got[0] == 0
-    with pytest.raises(ValueError, match="one height"):
+    with pytest.raises(ValueError, match="same height"):
         nearest_distances(mine, pictures(3, side=8))
