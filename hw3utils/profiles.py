@@ -19,6 +19,10 @@ class Profile:
         samples: 02 and 03, pictures shown of each sampler.
         ladder_samples: 03, pictures of each number of steps, up to 1000.
         early_stop_samples: 03, pictures of each T' of ES-DDPM.
+        fid_real: 04, new pictures of the grammar, in groups of 500.
+        fid_cells: 04, cells (eta, S) of the stored table that are measured again.
+        fid_damaged: 04, held-out pictures of each damage.
+        fid_nearest: 04, samples whose nearest training picture is looked for.
     """
 
     name: str
@@ -29,6 +33,10 @@ class Profile:
     samples: int
     ladder_samples: int
     early_stop_samples: int
+    fid_real: int
+    fid_cells: tuple[tuple[str, int], ...]
+    fid_damaged: int
+    fid_nearest: int
 
 
 PROFILES = {
@@ -41,6 +49,10 @@ PROFILES = {
         samples=50,
         ladder_samples=8,
         early_stop_samples=128,
+        fid_real=10_000,
+        fid_cells=(("0", 10), ("sigma-hat", 10), ("0", 20)),
+        fid_damaged=2_000,
+        fid_nearest=300,
     ),
     "full": Profile(
         "full",
@@ -51,6 +63,10 @@ PROFILES = {
         samples=50,
         ladder_samples=8,
         early_stop_samples=2_000,
+        fid_real=20_000,
+        fid_cells=(("0", 10), ("1", 10), ("sigma-hat", 10), ("0", 20), ("1", 20), ("0", 50), ("0", 100)),
+        fid_damaged=4_096,
+        fid_nearest=2_000,
     ),
 }
 

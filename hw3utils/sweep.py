@@ -19,6 +19,7 @@ from torch import nn
 import hw3utils
 from hw3utils.checkpoints import check_writable, pretrained_card, read_json, write_atomically, write_json
 from hw3utils.fid import (
+    Estimate,
     Features,
     FeatureStatistics,
     at_infinity,
@@ -41,6 +42,7 @@ ETAS = ("0", "0.2", "0.5", "1", SIGMA_HAT)
 PLAN = "plan.json"
 STORED_TABLE = Path(__file__).parent / "tables" / "fid_sprites.json"
 PICTURES_A_FILE = 500
+COMMON_GROUPS = 10
 BATCH = 100
 
 
@@ -207,14 +209,16 @@ def measure(
         data: the embedded sprites, for KID (training pictures) and the nearest neighbours.
 
     Returns:
-        "n", "fid", "error" (jackknife), "without" (FID with each group left out, of which paired errors can be made),
-        "by_size", "fid_infinity", "kid", "kid_error", and of the first 500 pictures: "confident", "grammar", "outline"
-        and "nearest" (median distance to the nearest training picture, in levels).
+        "n", "fid", "error" (jackknife), "without" (FID with each group left out), "common" (the same of the first 10
+        groups, which every cell has: for comparisons), "by_size", "fid_infinity", "kid", "kid_error", and of the first
+        500 pictures: "confident", "grammar", "outline" and "nearest" (median distance to the nearest training picture,
+        in levels).
     """
     groups = [feature_statistics(group, features) for group in images]
     sizes = by_size(groups, reference)
     without = leave_one_out(groups, reference)
     first = images[0]
+    common = groups[:COMMON_GROUPS]
     together = np.concatenate(images)
     kernel = kid(data.train_images[: len(together)], together, extractor=features)
     return {
@@ -222,6 +226,11 @@ def measure(
         "fid": sizes[len(together)][0],
         "error": jackknife_error(without),
         "without": without,
+        "common": {
+            "n": sum(group.n for group in common),
+            "fid": distance_of(merged(common), reference),
+            "without": leave_one_out(common, reference),
+        },
         "by_size": {str(n): list(pair) for n, pair in sizes.items()},
         "fid_infinity": at_infinity(list(sizes), [value for value, _ in sizes.values()]),
         "kid": kernel.value,
@@ -272,6 +281,19 @@ def table_text(rows: dict[str, Any]) -> str:
     floor = rows["floor"]
     lines.append(f"floor: {floor['n']} new pictures of the grammar {floor['fid']:.3f} +- {floor['error']:.3f}")
     return "\n".join(lines)
+
+
+def paired_difference(row_1: dict[str, Any], row_2: dict[str, Any]) -> Estimate:
+    """FID of one cell less that of another, of as many pictures from the same starting noises, with standard error.
+
+    Raises:
+        ValueError: when the cells have no groups in common.
+    """
+    one, two = row_1["common"], row_2["common"]
+    if one["n"] != two["n"]:
+        raise ValueError(f"the cells have {one['n']} and {two['n']} pictures in common groups, expected the same.")
+    change = [a - b for a, b in zip(one["without"], two["without"], strict=True)]
+    return Estimate(one["fid"] - two["fid"], jackknife_error(change))
 
 
 def write_table(path: str | Path, out: str | Path, rows: dict[str, Any], data: SpriteData, command: str) -> Path:
