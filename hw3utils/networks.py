@@ -237,6 +237,14 @@ class UNet(nn.Module):
             raise ValueError(
                 f"t and label are int64: got t {t.dtype}" + ("" if label is None else f" and label {label.dtype}")
             )
+        # Looking at values would stall an accelerator and cannot be part of a graph; a lookup there fails by itself.
+        if x_t.device.type == "cpu" and not torch.compiler.is_compiling() and len(t):
+            most = None if self.levels is None else self.levels.shape[1] - 1
+            if int(t.min()) < 0 or (most is not None and int(t.max()) > most):
+                raise ValueError(f"t is in {int(t.min())}..{int(t.max())}, expected 0..{'' if most is None else most}.")
+            if label is not None and not 0 <= int(label.min()) <= int(label.max()) <= self.n_classes:
+                got = f"{int(label.min())}..{int(label.max())}"
+                raise ValueError(f"label is in {got}, expected 0..{self.n_classes}, the last for no label.")
         modulation = self.scales_and_shifts(t, label)
         h = self.stem(x_t)
         skips = []
