@@ -1,0 +1,109 @@
+"""Nothing unsafe, and no network: what the code must not contain, and what every test runs under."""
+
+import ast
+import json
+import os
+import pickle
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hw3utils import checkpoints, picture_sets
+from hw3utils.fid import INCEPTION_URL
+from hw3utils.sprites.loading import HUB
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = sorted((ROOT / "hw3utils").rglob("*.py"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def calls(path):
+    """(dotted name, keywords) of every call in a file of code or a notebook."""
+    if path.suffix == ".ipynb":
+        cells = json.loads(path.read_text())["cells"]
+        code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+        text = "\n".join(line for cell in code for line in cell.splitlines() if not line.startswith("%"))
+    else:
+        text = path.read_text()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), {word.arg: ast.unparse(word.value) for word in node.keywords}
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *NOTEBOOKS], ids=lambda path: path.name)
+def test_nothing_is_unpickled_or_evaluated(path):
+    for name, words in calls(path):
+        assert name not in {"eval", "exec", "os.system", "pickle.load", "pickle.loads", "torch.hub.load"}, name
+        if name == "torch.load":
+            assert words.get("weights_only") == "True"
+        if name in {"np.load", "numpy.load"}:
+            assert words.get("allow_pickle") == "False"
+        if name.startswith("subprocess."):
+            assert "shell" not in words
+            assert path.suffix == ".py"
+
+
+class Evil:
+    def __reduce__(self):
+        return (Path.touch, (Path(os.environ["HW3_EVIL"]),))
+
+
+def test_a_pickle_is_refused_wherever_a_file_is_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("HW3_EVIL", str(tmp_path / "ran"))
+    pickled, array = tmp_path / "weights.safetensors", tmp_path / "pictures.npy"
+    pickled.write_bytes(pickle.dumps(Evil()))
+    np.save(array, np.array([Evil()], dtype=object), allow_pickle=True)
+    saved = tmp_path / "saved.safetensors"
+    torch.save({"a": Evil()}, saved)
+    for read, path in (
+        (checkpoints.read_tensors, pickled),
+        (checkpoints.read_tensors, saved),
+        (checkpoints.load_weights, pickled),
+        (picture_sets.read_pictures, array),
+    ):
+        with pytest.raises(ValueError, match=path.name):
+            read(path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_downloads_are_https_at_a_pinned_revision():
+    assert HUB.startswith("https://")
+    assert len(HUB.rsplit("/", 1)[1]) == 40
+    assert INCEPTION_URL.startswith("https://")
+    assert "/v0.2.0/" in INCEPTION_URL
+
+
+def test_this_process_has_no_network():
+    with pytest.raises(OSError, match="without a network"):
+        socket.create_connection(("192.0.2.1", 80), timeout=1)
+    with pytest.raises(urllib.error.URLError, match="without a network"):
+        urllib.request.urlopen("https://example.org", timeout=1)
+
+
+COMMANDS = [
+    ["data"],
+    ["sample", "--sampler", "ddim", "--steps", "2", "--n", "2", "--out", "{out}/a.png"],
+    ["train", "--steps", "1", "--out", "{out}/train"],
+    ["fid", "embedded:test", "sprites", "--n", "20", "--steps", "2"],
+    ["bench", "fid", "--rounds", "1", "--no-memory"],
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+def test_commands_need_no_network_gpu_or_display(command, tmp_path):
+    """In a process of its own, with sockets that fail, no GPU and no display."""
+    environment = {name: value for name, value in os.environ.items() if name not in {"DISPLAY", "WAYLAND_DISPLAY"}}
+    environment |= {"CUDA_VISIBLE_DEVICES": "", "HW3_CACHE": str(tmp_path / "cache"), "TORCH_HOME": str(tmp_path)}
+    words = [word.format(out=tmp_path) for word in command]
+    probe = "import socket, sys; from hw3utils.__main__ import main; assert socket.getaddrinfo.__name__ == '_lookup'; "
+    code = probe + f"sys.exit(main({words!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
