@@ -1,4 +1,4 @@
-"""What a test run sets before any kernel starts: no progress bars, no network, the quick profile unless another is asked.
+"""What a test run sets before any kernel starts: no progress bars, no network, the quick profile if none is asked for.
 
 Loaded by `-p hw3utils.pytest_plugin` in .pytest.ini; a conftest.py would not be read when notebooks/ is tested alone.
 """
