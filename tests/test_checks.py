@@ -4,11 +4,13 @@ import functools
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from hw3utils import checks
 from hw3utils.diffusion import perturb_input
+from hw3utils.fid import frechet_distance
 from hw3utils.losses import noise_prediction_loss
 from hw3utils.samplers import sample_ddim, sample_ddpm
 
@@ -289,3 +291,50 @@ def test_ddim_over_the_wrong_times_fails(generator):
 
     with pytest.raises(AssertionError, match="given times"):
         checks.check_sample_ddim(forwards, generator=generator)
+
+
+# -------------------------------------------------------------------------------------------------------------- FID
+
+
+def frechet_by_product(m, a, n, b):
+    """The formula of common FID codes: eigenvalues of the product, in NumPy."""
+    overlap = np.linalg.eigvals(a.numpy() @ b.numpy()).clip(0).real ** 0.5
+    return float((m - n) @ (m - n)) + float(a.trace() + b.trace()) - 2 * overlap.sum()
+
+
+def frechet_by_singular_values(m, a, n, b):
+    roots = []
+    for c in (a, b):
+        values, vectors = torch.linalg.eigh(c)
+        roots.append(vectors * values.clamp(min=0).sqrt())
+    overlap = torch.linalg.svdvals(roots[0].mT @ roots[1]).sum()
+    return ((m - n) ** 2).sum() + torch.trace(a) + torch.trace(b) - 2 * overlap
+
+
+@pytest.mark.parametrize("distance", [frechet_distance, frechet_by_product, frechet_by_singular_values])
+def test_right_frechet_distances_pass(distance):
+    assert checks.check_frechet_distance(distance) < 1e-6
+
+
+def entrywise(m, a, n, b):
+    return ((m - n) ** 2).sum() + (a + b - 2 * (a @ b).abs().sqrt()).trace()
+
+
+@pytest.mark.parametrize(
+    ("distance", "message"),
+    [
+        (lambda m, a, n, b: frechet_distance(m, a, n, b) ** 0.5, "means only"),
+        (lambda m, a, n, b: frechet_distance(m, a, n, b) - float(((m - n) ** 2).sum()), "means only"),
+        (lambda m, a, n, b: float(((m - n) ** 2).sum()), "same mean"),
+        (lambda m, a, n, b: (frechet_distance(m, a, n, b) + float(((m - n) ** 2).sum() + (a + b).trace())) / 2, "off"),
+        (entrywise, "off"),
+        (lambda m, a, n, b: frechet_distance(m, a, n, a), "same mean"),
+        (lambda m, a, n, b: ((m - n) ** 2).sum() + ((a - b) ** 2).sum(), "same mean"),
+        (lambda m, a, n, b: ((m - n) ** 2).sum() + (a.diagonal().sqrt() - b.diagonal().sqrt()).square().sum(), "off"),
+        (lambda m, a, n, b: torch.full((2,), 1.0), "shape"),
+        (lambda m, a, n, b: math.nan, "NaN"),
+    ],
+)
+def test_wrong_frechet_distances_fail(distance, message):
+    with pytest.raises(AssertionError, match=message):
+        checks.check_frechet_distance(distance)

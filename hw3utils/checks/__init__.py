@@ -7,6 +7,7 @@ given.
 """
 
 from hw3utils.checks.diffusion import (
+    check_frechet_distance,
     check_linear_schedule,
     check_noise_prediction_loss,
     check_perturb_input,
@@ -15,6 +16,7 @@ from hw3utils.checks.diffusion import (
 )
 
 __all__ = [
+    "check_frechet_distance",
     "check_linear_schedule",
     "check_noise_prediction_loss",
     "check_perturb_input",

@@ -283,3 +283,59 @@ def check_sample_ddim(
         say(drift < 5, f"{where} the part that follows x_T is off: the step and its noise do not belong together.")
         worst = max(worst, off / 20, drift / 20)
     return worst
+
+
+def check_frechet_distance(
+    distance: Callable[[Tensor, Tensor, Tensor, Tensor], float | Tensor], *, generator: torch.Generator | None = None
+) -> float:
+    """Judge Q1.P7: distance(mean_1, cov_1, mean_2, cov_2) -> the squared Frechet distance of two Gaussians.
+
+    Returns:
+        The largest relative error over random Gaussians whose covariances have the same eigenvectors, turned by a
+        linear map that keeps the closed form, and over singular ones.
+    """
+    generator = fresh_generator(generator)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator, dtype=torch.float64)
+
+    def ask(*arguments: Tensor) -> float:
+        return float(as_tensor(distance(*(value.clone() for value in arguments)), "the distance", ()))
+
+    worst = 0.0
+    for d in (1, 4, 9):
+        basis = torch.linalg.qr(draw(d, d) - 0.5).Q
+        mean_1, mean_2 = 3 * draw(d), 3 * draw(d)
+        values_1, values_2 = 0.5 + draw(d), 1.5 + 2 * draw(d)
+        cov_1, cov_2 = (basis * values @ basis.T for values in (values_1, values_2))
+        zero = torch.zeros(d, dtype=torch.float64)
+        means = float((mean_1 - mean_2).square().sum())
+        spread = float((values_1.sqrt() - values_2.sqrt()).square().sum())
+        _judge(ask(mean_1, cov_1, mean_2, cov_1), means, "two Gaussians that differ in their means only")
+        _judge(ask(zero, cov_1, zero, cov_2), spread, f"two Gaussians with the same mean, in {d} dimensions")
+        got = ask(mean_1, cov_1, mean_2, cov_2)
+        _judge(got, means + spread, "two Gaussians that differ in mean and covariance")
+        _judge(ask(mean_2, cov_2, mean_1, cov_1), got, "the same two Gaussians the other way round")
+        worst = max(worst, abs(got / (means + spread) - 1))
+        # One of them a single direction: its covariance is singular, and the overlap is known.
+        v = basis[:, 0]
+        flat = torch.outer(v, v)
+        other = torch.diag(values_2)
+        want = float(1 + values_2.sum() - 2 * (v @ other @ v).sqrt())
+        _judge(ask(zero, flat, zero, other), want, "a Gaussian that is flat in all directions but one", 1e-4)
+    # Covariances that do not commute: the optimal map between them is known by construction.
+    half = draw(3, 3) - 0.5
+    cov_1 = half @ half.T + 0.2 * torch.eye(3, dtype=torch.float64)
+    way = draw(3, 3) - 0.5
+    way = way @ way.T + 0.3 * torch.eye(3, dtype=torch.float64)
+    zero = torch.zeros(3, dtype=torch.float64)
+    move = way - torch.eye(3, dtype=torch.float64)
+    want = float((move @ cov_1 @ move).trace())
+    got = ask(zero, cov_1, zero, way @ cov_1 @ way)
+    _judge(got, want, "two Gaussians whose covariances do not commute: is a matrix square root taken entry by entry?")
+    return max(worst, abs(got / want - 1))
+
+
+def _judge(got: float, want: float, what: str, tolerance: float = 1e-6) -> None:
+    """Hold a number against a closed form, to a relative tolerance."""
+    say(abs(got - want) <= tolerance * max(want, 1.0), f"the distance is off for {what}: got {got:.6g}.")
