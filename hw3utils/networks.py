@@ -400,6 +400,35 @@ class ScoreMLP(nn.Module):
         return self.layers(torch.cat([x / (1 + level**2).sqrt(), level.log()], dim=1)) / level
 
 
+class EpsMLP(nn.Module):
+    """A small eps_model(x_t, t) for points, made of a noise-conditional score: two names for one network.
+
+    x_t / signal_t is x_0 plus noise of size sigma = noise_t / signal_t, and eps = -sigma score(x_t / signal_t, sigma).
+
+    Args:
+        schedule: card of the noise schedule (`NoiseSchedule.card()`).
+        options: sizes of the `ScoreMLP` inside.
+
+    Raises:
+        ValueError: when the card or a size is wrong.
+
+    Source: Song et al. 2021, arXiv 2011.13456, appendix B (variance exploding and variance preserving).
+    """
+
+    def __init__(self, *, schedule: Mapping[str, Any], **options: int) -> None:
+        super().__init__()
+        made = schedule_from_card(schedule)
+        self.config = {"schedule": dict(schedule), **options}
+        self.score = ScoreMLP(conditional=True, **options)
+        self.register_buffer("levels", torch.stack([made.signal, made.noise]).float(), persistent=False)
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Predict the noise in x_t (B, D) at t int64 (B,) in 1..T."""
+        signal, noise = self.levels[:, t].to(x_t.dtype)
+        sigma = noise / signal
+        return -sigma[:, None] * self.score(x_t / signal[:, None], sigma)
+
+
 class SpriteClassifier(nn.Module):
     """A small classifier of 16x16 pictures: one answer for each attribute, all from the same features.
 

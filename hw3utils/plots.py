@@ -1,13 +1,14 @@
 """Tensors to Axes: every function takes and returns `ax`; the visual style is a context, never set at import."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -164,3 +165,107 @@ def smooth(values: Sequence[float] | Tensor, width: int) -> tuple[np.ndarray, np
     values = np.asarray(values, dtype=np.float64)
     n = len(values) // width
     return np.arange(1, n + 1) * width, values[: n * width].reshape(n, width).mean(1)
+
+
+# Contours of a density by the share of its mass that lies outside, the same for a formula and for samples.
+OUTSIDE = (0.01, 0.1, 0.3, 0.5, 0.7, 0.9)
+
+
+def grid_points(low: float, high: float, n: int) -> Tensor:
+    """Points of a square grid, float32 (n * n, 2), the second coordinate running fastest."""
+    line = torch.linspace(low, high, n)
+    return torch.cartesian_prod(line, line)
+
+
+def plane(ax: Axes, low: float, high: float, title: str | None = None) -> Axes:
+    """Make `ax` a square of the plane with equal units, labelled $x_1$ and $x_2$."""
+    ax.set(xlim=(low, high), ylim=(low, high), aspect="equal", xlabel="$x_1$", ylabel="$x_2$")
+    ax.locator_params(nbins=5)
+    ax.grid(False)
+    if title:
+        ax.set_title(title)
+    return ax
+
+
+def density_panel(
+    ax: Axes,
+    density: Callable[[Tensor], Tensor] | Tensor,
+    *,
+    low: float = -10.0,
+    high: float = 10.0,
+    fill: bool = True,
+    kernel: float = 0.5,
+    title: str | None = None,
+) -> Axes:
+    """Draw a density of the plane, from its formula or estimated from samples, by contours of equal mass.
+
+    The contours are those that leave 1, 10, 30, 50, 70 and 90 % of the mass outside, so a formula and an estimate can
+    be held side by side.
+
+    Args:
+        ax: where to draw.
+        density: log density, callable (N, 2) -> (N,), or samples (N, 2) for a kernel estimate.
+        low, high: ends of the square.
+        fill: filled contours, or grey lines to lay under something else.
+        kernel: standard deviation of the Gaussian laid on every sample; the estimate is on average the true density
+            convolved with it.
+        title: title of the Axes.
+
+    Raises:
+        ValueError: when samples are not (N, 2).
+    """
+    n = 101
+    points = grid_points(low, high, n).double()
+    if isinstance(density, Tensor):
+        if density.ndim != 2 or density.shape[1] != 2:
+            raise ValueError(f"samples of the plane have shape (N, 2): got {tuple(density.shape)}.")
+        near = torch.cdist(points, density.detach().cpu().double())
+        p = (-(near / kernel).square() / 2).exp().mean(1)
+    else:
+        p = density(points).detach().cpu().exp()
+    falling = p.sort(descending=True).values
+    inside = falling.cumsum(0) / falling.sum()
+    levels = [float(falling[torch.searchsorted(inside, 1 - share)]) for share in OUTSIDE]
+    line, height = np.linspace(low, high, n), p.reshape(n, n).T.numpy()
+    if fill:
+        ax.contourf(line, line, height, levels=[*levels, float(falling[0])], cmap="Blues")
+    else:
+        ax.contour(line, line, height, levels=levels, colors="0.6", linewidths=0.9)
+    return plane(ax, low, high, title)
+
+
+def score_field(
+    ax: Axes,
+    score: Callable[[Tensor], Tensor],
+    *,
+    low: float = -10.0,
+    high: float = 10.0,
+    n: int = 19,
+    largest: float | None = None,
+    colorbar: bool = False,
+    title: str | None = None,
+) -> Axes:
+    """Draw a score as arrows of one length; the colour says how large it is.
+
+    Args:
+        ax: where to draw.
+        score: callable (N, 2) -> (N, 2).
+        low, high: ends of the square.
+        n: arrows along a side.
+        largest: size at which the colours end; the largest of the field if not given. Give one for panels to compare.
+        colorbar: draw the scale of the colours.
+        title: title of the Axes.
+    """
+    points = grid_points(low, high, n)
+    with torch.no_grad():
+        s = score(points).detach().cpu().double()
+    size = s.norm(dim=1)
+    arrows = s / size.clamp(min=1e-12)[:, None]
+    dark = mpl.colors.ListedColormap(mpl.colormaps["plasma"](np.linspace(0, 0.87, 256)))
+    drawn = ax.quiver(
+        *points.T.numpy(), *arrows.T.numpy(), size.numpy(), cmap=dark, clim=(0, largest or float(size.max())),
+        pivot="mid", units="xy", scale=1.3 * n / (high - low), width=(high - low) / (10 * n), headwidth=4,
+    )  # fmt: skip
+    if colorbar:
+        ax.figure.colorbar(drawn, ax=ax, label="size of the score", shrink=0.85)
+    return plane(ax, low, high, title)

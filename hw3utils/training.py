@@ -29,6 +29,8 @@ from hw3utils.checkpoints import (
     write_json,
     write_tensors,
 )
+from hw3utils.losses import implicit_score_matching, sliced_score_matching
+from hw3utils.progress import progress
 from hw3utils.schedules import NoiseSchedule, check_count, check_number
 
 PRECISIONS = ("fp32", "bf16")
@@ -135,6 +137,61 @@ class DiffusionObjective:
     def __call__(self, network: nn.Module, x0: Tensor, t: Tensor, eps: Tensor, *label: Tensor) -> Tensor:
         signal, noise = self.tables(x0.device).to(x0.dtype)[:, t].view(2, -1, *[1] * (x0.ndim - 1))
         return (network(signal * x0 + noise * eps, t, *label) - eps).square().flatten(1).mean(1)
+
+
+class DenoisingObjective:
+    """Denoising score matching, sigma^2 |score(x + sigma z, sigma) + z / sigma|^2 / 2, at one noise level or many.
+
+    The batch is points (B, D). The weight sigma^2 lets all levels of a noise-conditional network count alike.
+
+    Args:
+        sigmas: one noise level, or levels of which each sample draws one evenly.
+
+    Raises:
+        ValueError: when a level is not above 0.
+
+    Source: Vincent 2011, equation 9; Song and Ermon 2019, arXiv 1907.05600, equations 5 and 6.
+    """
+
+    def __init__(self, sigmas: float | Sequence[float] | Tensor) -> None:
+        self.sigmas = torch.as_tensor(sigmas, dtype=torch.float32).reshape(-1)
+        if not len(self.sigmas) or not bool((self.sigmas > 0).all()) or not bool(self.sigmas.isfinite().all()):
+            raise ValueError(f"sigmas is {sigmas}, expected noise levels above 0.")
+
+    def draw(self, batch: Batch, generator: torch.Generator) -> Batch:
+        [x] = batch
+        index = torch.randint(len(self.sigmas), (len(x),), generator=generator, device=x.device)
+        z = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        return x, self.sigmas.to(x)[index], z
+
+    def __call__(self, network: nn.Module, x: Tensor, sigma: Tensor, z: Tensor) -> Tensor:
+        level = sigma[:, None]
+        return (level * network(x + level * z, sigma) + z).square().sum(1) / 2
+
+
+class SlicedObjective:
+    """Sliced score matching, or with `exact` the vanilla loss with the whole trace; both need no noise.
+
+    The batch is points (B, D).
+
+    Args:
+        variance_reduced: use the form with the mean of the squared projection.
+        exact: the trace itself, D backward passes, in place of one projection.
+
+    Source: Song, Garg, Shi and Ermon 2019, arXiv 1905.07088, equations 7 and 8; Hyvarinen 2005, theorem 1.
+    """
+
+    def __init__(self, *, variance_reduced: bool = False, exact: bool = False) -> None:
+        self.variance_reduced, self.exact = variance_reduced, exact
+
+    def draw(self, batch: Batch, generator: torch.Generator) -> Batch:
+        [x] = batch
+        return x, torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+
+    def __call__(self, network: nn.Module, x: Tensor, v: Tensor) -> Tensor:
+        if self.exact:
+            return implicit_score_matching(network, x)
+        return sliced_score_matching(network, x, projection=lambda *_: v, variance_reduced=self.variance_reduced)
 
 
 class EMA:
@@ -396,6 +453,29 @@ def _loop(
                 if out is not None and saved != run.step:
                     save()
                 raise
+
+
+def fit(
+    network: nn.Module,
+    data: Tensor | Sequence[Tensor],
+    objective: Objective,
+    config: TrainConfig,
+    *,
+    desc: str = "training",
+) -> list[float]:
+    """Train to the end with a progress bar; the network is left with its averaged weights, in evaluation mode.
+
+    Arguments and errors as in `train`.
+
+    Returns:
+        The loss of every step.
+    """
+    losses = []
+    for step in progress(train(network, data, objective, config), total=config.steps, desc=desc):
+        losses.append(step.loss)
+    step.ema.copy_to(network)
+    network.eval()
+    return losses
 
 
 def _burst(run: "_Run", config: TrainConfig) -> int:

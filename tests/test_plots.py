@@ -3,10 +3,12 @@
 import matplotlib as mpl
 import numpy as np
 import pytest
+import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
 from hw3utils import plots
+from hw3utils.mixtures import GaussianMixture
 
 
 def pictures(n):
@@ -57,3 +59,40 @@ def test_smooth_is_the_mean_of_stretches():
     steps, values = plots.smooth([1.0, 3.0, 5.0, 7.0, 100.0], 2)
     assert steps.tolist() == [2, 4]
     assert values.tolist() == [2.0, 6.0]
+
+
+def test_density_contours_hold_the_mass_that_they_say(monkeypatch):
+    # A round Gaussian: the contour with a share q outside lies at the radius s sqrt(-2 log q).
+    mixture = GaussianMixture([1.0], torch.tensor([[1.0, -2.0]]), [2.25])
+    ax = Figure().subplots()
+    plots.density_panel(ax, mixture.log_prob, low=-9, high=9, fill=False)
+    [drawn] = ax.collections
+    for share, path in zip(plots.OUTSIDE, drawn.get_paths(), strict=True):
+        radius = np.hypot(*(path.vertices - [1.0, -2.0]).T)
+        assert radius == pytest.approx(1.5 * np.sqrt(-2 * np.log(share)), rel=0.04)
+
+
+def test_kernel_estimate_is_near_the_density_convolved_with_the_kernel():
+    mixture = GaussianMixture([0.5, 0.5], torch.tensor([[-4.0, 0.0], [4.0, 0.0]]), [1.0, 1.0])
+    samples = mixture.sample(20_000, torch.Generator().manual_seed(0))
+    levels = []
+    for density in (samples, mixture.perturbed(1.0, 0.5).log_prob):
+        ax = Figure().subplots()
+        plots.density_panel(ax, density, fill=False)
+        levels.append(ax.collections[0].levels)
+    # The estimate sums unnormalised kernels: its levels are 2 pi 0.25 times those of the density.
+    assert levels[0] == pytest.approx(levels[1] * 2 * np.pi * 0.25, rel=0.1)
+    with pytest.raises(ValueError, match="shape"):
+        plots.density_panel(Figure().subplots(), torch.zeros(5))
+
+
+def test_score_field_points_where_the_score_points_and_colours_its_size():
+    ax = plots.score_field(Figure().subplots(), lambda x: 2 * x, low=-4, high=4, n=5, title="outwards")
+    [arrows] = ax.collections
+    at = arrows.XY
+    assert np.hypot(*at.T) * 2 == pytest.approx(np.asarray(arrows.get_array()))
+    there = np.stack([arrows.U, arrows.V], 1)
+    outside = np.hypot(*at.T) > 0
+    assert (there[outside] * at[outside]).sum(1) == pytest.approx(np.hypot(*at[outside].T))
+    assert np.hypot(*there[~outside].T) == pytest.approx(0)
+    assert ax.get_title() == "outwards"

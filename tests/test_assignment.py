@@ -1,0 +1,42 @@
+"""The graded items, and the one place where a student's number is read."""
+
+import pytest
+import torch
+
+from hw3utils.assignment import ITEMS, student_number
+from hw3utils.mixtures import student_data, student_mixture
+
+
+def test_points_add_up_to_the_homework():
+    assert len(ITEMS) == 22
+    assert sum(item.points for item in ITEMS.values()) == 110
+    assert sum(item.points for name, item in ITEMS.items() if ".P" in name) == 60
+
+
+def test_student_number_is_read_from_the_file_and_the_variable_goes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HW3_STUDENT", raising=False)
+    with pytest.raises(
+        FileNotFoundError, match=r"no file student_number\.txt in this folder; write your student number"
+    ):
+        student_number()
+    (tmp_path / "student_number.txt").write_text(" 0810 \n")
+    assert student_number() == "0810"
+    monkeypatch.setenv("HW3_STUDENT", "7")
+    assert student_number() == "7"
+
+
+@pytest.mark.parametrize("written", ["", "abc", "-5", "1" * 21, "12 34", "\u0661"])
+def test_student_number_refuses_what_is_none(written, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HW3_STUDENT", raising=False)
+    (tmp_path / "student_number.txt").write_text(written, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"student_number\.txt holds .*, expected a student number of 1 to 20 digits"):
+        student_number()
+
+
+def test_two_students_have_different_mixtures_and_data():
+    one, two = student_mixture("810100000"), student_mixture("810100001")
+    assert not torch.equal(one.weights, two.weights)
+    assert not torch.equal(student_data("810100000")[0], student_data("810100001")[0])
+    assert torch.equal(student_data("810100000")[0], student_data(810100000)[0])
