@@ -14,12 +14,32 @@ from hw3utils.checks.diffusion import (
     check_sample_ddim,
     check_sample_ddpm,
 )
+from hw3utils.checks.score import (
+    check_annealed_langevin,
+    check_ascent,
+    check_denoising_score_matching,
+    check_implicit_score_matching,
+    check_langevin,
+    check_mixture_score,
+    check_perturbed_score,
+    check_sliced_score_matching,
+    check_starting_points,
+)
 
 __all__ = [
+    "check_annealed_langevin",
+    "check_ascent",
+    "check_denoising_score_matching",
     "check_frechet_distance",
+    "check_implicit_score_matching",
+    "check_langevin",
     "check_linear_schedule",
+    "check_mixture_score",
     "check_noise_prediction_loss",
     "check_perturb_input",
+    "check_perturbed_score",
     "check_sample_ddim",
     "check_sample_ddpm",
+    "check_sliced_score_matching",
+    "check_starting_points",
 ]
