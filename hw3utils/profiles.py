@@ -23,6 +23,7 @@ class Profile:
         fid_cells: 04, cells (eta, S) of the stored table that are measured again.
         fid_damaged: 04, held-out pictures of each damage.
         fid_nearest: 04, samples whose nearest training picture is looked for.
+        score_steps: 05, steps of the network for sigma = 1, 3, 7; a quarter of them for each of the others.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Profile:
     fid_cells: tuple[tuple[str, int], ...]
     fid_damaged: int
     fid_nearest: int
+    score_steps: int
 
 
 PROFILES = {
@@ -53,6 +55,7 @@ PROFILES = {
         fid_cells=(("0", 10), ("sigma-hat", 10), ("0", 20)),
         fid_damaged=2_000,
         fid_nearest=300,
+        score_steps=8_000,
     ),
     "full": Profile(
         "full",
@@ -67,6 +70,7 @@ PROFILES = {
         fid_cells=(("0", 10), ("1", 10), ("sigma-hat", 10), ("0", 20), ("1", 20), ("0", 50), ("0", 100)),
         fid_damaged=4_096,
         fid_nearest=2_000,
+        score_steps=20_000,
     ),
 }
 
