@@ -349,29 +349,42 @@ def compiled(network: nn.Module, precision: str = "fp32") -> nn.Module:
 class ScoreMLP(nn.Module):
     """A small network score(x, sigma) for points, smooth in x: score = f(c x, log sigma) / s.
 
-    With `conditional` it takes sigma, scales its input by c = 1 / sqrt(1 + sigma^2) and its answer by 1 / s = 1 / sigma
-    (the size that the score of perturbed data has). Without, sigma is ignored (c = s = 1): one network for one noise
-    level, or for the data themselves.
+    With `conditional` it takes sigma, scales its input by c = 1 / sqrt(data_scale^2 + sigma^2) and its answer by
+    1 / s = 1 / sigma (the size that the score of perturbed data has). Without, sigma is ignored (c = s = 1): one
+    network for one noise level, or for the data themselves.
 
     Args:
         dimension: D, of the points.
         width: units of each hidden layer.
         depth: hidden layers.
         conditional: whether it takes sigma.
+        data_scale: size of the data, above 0, for a conditional network.
 
     Raises:
-        ValueError: when a size is not a positive integer.
+        ValueError: when a size is not a positive integer, or data_scale not a number above 0.
 
     Source: Song and Ermon 2019, arXiv 1907.05600, section 4.2; scaling by 1 / sigma: Song and Ermon 2020, arXiv
     2006.09011, technique 3.
     """
 
-    def __init__(self, *, dimension: int = 2, width: int = 128, depth: int = 2, conditional: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        dimension: int = 2,
+        width: int = 128,
+        depth: int = 2,
+        conditional: bool = False,
+        data_scale: float = 3.0,
+    ) -> None:
         super().__init__()
         dimension, width = check_count(dimension, "dimension"), check_count(width, "width")
         depth = check_count(depth, "depth")
-        self.config = {"dimension": dimension, "width": width, "depth": depth, "conditional": conditional}
-        self.dimension, self.conditional = dimension, conditional
+        data_scale = check_number(data_scale, "data_scale", expected="a number above 0")
+        if data_scale <= 0:
+            raise ValueError(f"data_scale is {data_scale}, expected a number above 0.")
+        sizes = {"dimension": dimension, "width": width, "depth": depth}
+        self.config = {**sizes, "conditional": conditional, "data_scale": data_scale}
+        self.dimension, self.conditional, self.data_scale = dimension, conditional, data_scale
         sizes = [dimension + conditional, *[width] * depth]
         layers = [part for a, b in itertools.pairwise(sizes) for part in (nn.Linear(a, b), nn.SiLU())]
         self.layers = nn.Sequential(*layers, nn.Linear(width, dimension))
@@ -397,7 +410,7 @@ class ScoreMLP(nn.Module):
         if level.shape not in ((), x.shape[:1]) or not bool((level > 0).all()):
             raise ValueError(f"sigma is one level above 0, or one a point ({len(x)},): got shape {tuple(level.shape)}.")
         level = level.expand(len(x))[:, None]
-        return self.layers(torch.cat([x / (1 + level**2).sqrt(), level.log()], dim=1)) / level
+        return self.layers(torch.cat([x / (self.data_scale**2 + level**2).sqrt(), level.log()], dim=1)) / level
 
 
 class EpsMLP(nn.Module):
@@ -415,7 +428,7 @@ class EpsMLP(nn.Module):
     Source: Song et al. 2021, arXiv 2011.13456, appendix B (variance exploding and variance preserving).
     """
 
-    def __init__(self, *, schedule: Mapping[str, Any], **options: int) -> None:
+    def __init__(self, *, schedule: Mapping[str, Any], **options: float) -> None:
         super().__init__()
         made = schedule_from_card(schedule)
         self.config = {"schedule": dict(schedule), **options}

@@ -55,7 +55,7 @@ PROFILES = {
         fid_cells=(("0", 10), ("sigma-hat", 10), ("0", 20)),
         fid_damaged=2_000,
         fid_nearest=300,
-        score_steps=8_000,
+        score_steps=10_000,
     ),
     "full": Profile(
         "full",
