@@ -70,10 +70,64 @@ def figure(
 
         buffer = BytesIO()
         drawn.savefig(buffer, format="png", metadata={"Description": alt, "Software": None})
+    _keep(name, buffer.getvalue())
+    display(Image(buffer.getvalue(), alt=alt))
+
+
+def animation(
+    name: str,
+    draw: Callable[[Axes, int], None],
+    frames: int,
+    *,
+    alt: str,
+    size: tuple[float, float] = (4.6, 4.6),
+    seconds: float = 0.12,
+    hold: float = 1.5,
+) -> None:
+    """Draw an animation in the project's style and show it, as an animated PNG: it moves in every browser.
+
+    A viewer that knows no animated PNG shows the first frame. Saved like the figures, see `figure`.
+
+    Args:
+        name: file name without suffix.
+        draw: function of the cleared Axes and the number of the frame, 0 to frames - 1.
+        frames: how many.
+        alt: what it shows, in a sentence.
+        size: width and height in inches.
+        seconds: time of a frame.
+        hold: time of the last frame.
+    """
+    from io import BytesIO
+
+    from IPython.display import Image, display
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image as Picture
+    from PIL.PngImagePlugin import PngInfo
+
+    pictures = []
+    with mpl.rc_context(STYLE):
+        drawn = Figure(figsize=size)
+        canvas, ax = FigureCanvasAgg(drawn), drawn.subplots()
+        for k in range(frames):
+            ax.clear()
+            draw(ax, k)
+            canvas.draw()
+            # 32 colours are enough for points on contours, and a quarter of the bytes.
+            pictures.append(Picture.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()).quantize(32))
+    text, buffer = PngInfo(), BytesIO()
+    text.add_text("Description", alt)
+    times = [round(1000 * seconds)] * (frames - 1) + [round(1000 * hold)]
+    first, *rest = pictures
+    first.save(buffer, "PNG", save_all=True, append_images=rest, duration=times, loop=0, pnginfo=text, optimize=True)
+    _keep(name, buffer.getvalue())
+    display(Image(buffer.getvalue(), alt=alt))
+
+
+def _keep(name: str, png: bytes) -> None:
+    """Write a figure into the folder that HW3_FIGURES names, if it names one."""
     folder = os.environ.get("HW3_FIGURES")
     if folder:
-        write_atomically(Path(folder) / f"{name}.png", lambda path: path.write_bytes(buffer.getvalue()))
-    display(Image(buffer.getvalue(), alt=alt))
+        write_atomically(Path(folder) / f"{name}.png", lambda path: path.write_bytes(png))
 
 
 def tile(images: np.ndarray, *, columns: int, gap: int = 1) -> np.ndarray:
@@ -269,3 +323,22 @@ def score_field(
     if colorbar:
         ax.figure.colorbar(drawn, ax=ax, label="size of the score", shrink=0.85)
     return plane(ax, low, high, title)
+
+
+def trajectories(ax: Axes, states: Sequence[Tensor], *, colour: str | None = None, label: str | None = None) -> Axes:
+    """Draw the paths of points through the plane: a ring where each starts, a dot where it ends.
+
+    Args:
+        ax: where to draw.
+        states: positions (N, 2) at each step.
+        colour: of all paths; a colour for each if not given.
+        label: entry of the legend.
+    """
+    paths = torch.stack([state.detach().cpu() for state in states]).numpy()
+    for i in range(paths.shape[1]):
+        x, y = paths[:, i].T
+        own = colour or COLOURS[i % len(COLOURS)]
+        ax.plot(x, y, color=own, linewidth=0.9, label=label if i == 0 else None)
+        ax.plot(x[:1], y[:1], "o", color="white", markeredgecolor=own, markersize=6)
+        ax.plot(x[-1:], y[-1:], "o", color=own, markersize=6)
+    return ax

@@ -24,6 +24,8 @@ class Profile:
         fid_damaged: 04, held-out pictures of each damage.
         fid_nearest: 04, samples whose nearest training picture is looked for.
         score_steps: 05, steps of the network for sigma = 1, 3, 7; a quarter of them for each of the others.
+        conditional_steps: 06, steps of the networks for all sigma and for all t.
+        langevin_steps: 06, steps of the annealed chain at each of 20 levels, even.
     """
 
     name: str
@@ -39,6 +41,8 @@ class Profile:
     fid_damaged: int
     fid_nearest: int
     score_steps: int
+    conditional_steps: int
+    langevin_steps: int
 
 
 PROFILES = {
@@ -56,6 +60,8 @@ PROFILES = {
         fid_damaged=2_000,
         fid_nearest=300,
         score_steps=10_000,
+        conditional_steps=8_000,
+        langevin_steps=100,
     ),
     "full": Profile(
         "full",
@@ -70,7 +76,9 @@ PROFILES = {
         fid_cells=(("0", 10), ("1", 10), ("sigma-hat", 10), ("0", 20), ("1", 20), ("0", 50), ("0", 100)),
         fid_damaged=4_096,
         fid_nearest=2_000,
-        score_steps=20_000,
+        score_steps=10_000,
+        conditional_steps=20_000,
+        langevin_steps=200,
     ),
 }
 
