@@ -24,7 +24,7 @@ class Profile:
         fid_damaged: 04, held-out pictures of each damage.
         fid_nearest: 04, samples whose nearest training picture is looked for.
         score_steps: 05, steps of the network for sigma = 1, 3, 7; a quarter of them for each of the others.
-        conditional_steps: 06, steps of the networks for all sigma and for all t.
+        conditional_steps: 06, steps of the network for all sigma; half of them for the one for all t.
         langevin_steps: 06, steps of the annealed chain at each of 20 levels, even.
     """
 
@@ -60,7 +60,7 @@ PROFILES = {
         fid_damaged=2_000,
         fid_nearest=300,
         score_steps=10_000,
-        conditional_steps=8_000,
+        conditional_steps=15_000,
         langevin_steps=100,
     ),
     "full": Profile(
@@ -77,7 +77,7 @@ PROFILES = {
         fid_damaged=4_096,
         fid_nearest=2_000,
         score_steps=10_000,
-        conditional_steps=20_000,
+        conditional_steps=30_000,
         langevin_steps=200,
     ),
 }

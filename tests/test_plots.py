@@ -1,5 +1,7 @@
 """Pictures of pictures: the grid's layout, the saved file, the style that stays where it is."""
 
+import itertools
+
 import matplotlib as mpl
 import numpy as np
 import pytest
@@ -96,3 +98,33 @@ def test_score_field_points_where_the_score_points_and_colours_its_size():
     assert (there[outside] * at[outside]).sum(1) == pytest.approx(np.hypot(*at[outside].T))
     assert np.hypot(*there[~outside].T) == pytest.approx(0)
     assert ax.get_title() == "outwards"
+
+
+def test_animation_holds_every_frame_and_its_times(tmp_path, monkeypatch):
+    monkeypatch.setenv("HW3_FIGURES", str(tmp_path))
+    before = dict(mpl.rcParams)
+    plots.animation(
+        "moves", lambda ax, k: ax.plot([0, k], [0, 1]), 4, alt="a line turns", size=(2, 2), seconds=0.1, hold=0.7
+    )
+    assert dict(mpl.rcParams) == before
+    image = Image.open(tmp_path / "moves.png")
+    assert image.info["Description"] == "a line turns"
+    assert image.n_frames == 4
+    times, frames = [], []
+    for k in range(4):
+        image.seek(k)
+        times.append(image.info["duration"])
+        frames.append(np.asarray(image.convert("RGB")))
+    assert times == [100, 100, 100, 700]
+    assert all((a != b).any() for a, b in itertools.pairwise(frames))
+
+
+def test_trajectories_start_at_the_ring_and_end_at_the_dot():
+    states = [torch.tensor([[0.0, 1.0], [5.0, 5.0]]) + k for k in range(3)]
+    ax = plots.trajectories(Figure().subplots(), states)
+    lines = ax.get_lines()
+    assert len(lines) == 6
+    path, ring, dot = lines[:3]
+    assert path.get_xydata().tolist() == [[0, 1], [1, 2], [2, 3]]
+    assert ring.get_xydata().tolist() == [[0, 1]]
+    assert dot.get_xydata().tolist() == [[2, 3]]
