@@ -13,10 +13,13 @@ from hw3utils.checks.diffusion import (
     check_perturb_input,
     check_sample_ddim,
     check_sample_ddpm,
+    check_sampling_pair,
 )
+from hw3utils.checks.judging import check_training_config
 from hw3utils.checks.score import (
     check_annealed_langevin,
     check_ascent,
+    check_denoise,
     check_denoising_score_matching,
     check_implicit_score_matching,
     check_langevin,
@@ -29,6 +32,7 @@ from hw3utils.checks.score import (
 __all__ = [
     "check_annealed_langevin",
     "check_ascent",
+    "check_denoise",
     "check_denoising_score_matching",
     "check_frechet_distance",
     "check_implicit_score_matching",
@@ -40,6 +44,8 @@ __all__ = [
     "check_perturbed_score",
     "check_sample_ddim",
     "check_sample_ddpm",
+    "check_sampling_pair",
     "check_sliced_score_matching",
     "check_starting_points",
+    "check_training_config",
 ]

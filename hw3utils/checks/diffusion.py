@@ -285,6 +285,35 @@ def check_sample_ddim(
     return worst
 
 
+def check_sampling_pair(
+    sample_ddpm: Callable[[int], Tensor], sample_ddim: Callable[[int], Tensor], network: torch.nn.Module, *, n: int = 2
+) -> float:
+    """Judge Q1.P6: two functions of n that give n pictures, one by all T steps of DDPM and one by a few of DDIM.
+
+    Args:
+        sample_ddpm, sample_ddim: callables n -> (n, 3, 16, 16).
+        network: the noise predictor that both ask; its evaluations are counted.
+        n: pictures asked for.
+
+    Returns:
+        Evaluations of the network by DDPM over those by DDIM.
+    """
+    calls: list[int] = []
+    hook = network.register_forward_hook(lambda module, inputs, output: calls.append(len(output)))
+    counted = {}
+    try:
+        for name, sample in (("DDPM", sample_ddpm), ("DDIM", sample_ddim)):
+            calls.clear()
+            as_tensor(sample(n), f"what {name} gives", (n, 3, 16, 16))
+            counted[name] = sum(calls) / n
+    finally:
+        hook.remove()
+    say(min(counted.values()) > 0, "the network was never asked; both samplers must use it.")
+    say(counted["DDPM"] == 1000, f"DDPM asked the network {counted['DDPM']:g} times a picture, not once for each step.")
+    say(5 <= counted["DDIM"] <= 100, f"DDIM asked the network {counted['DDIM']:g} times: where is the gain?")
+    return counted["DDPM"] / counted["DDIM"]
+
+
 def check_frechet_distance(
     distance: Callable[[Tensor, Tensor, Tensor, Tensor], float | Tensor], *, generator: torch.Generator | None = None
 ) -> float:

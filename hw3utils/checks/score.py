@@ -380,6 +380,41 @@ def check_annealed_langevin(
     return worst
 
 
+def check_denoise(
+    denoise: Callable[[Callable[[Tensor, float], Tensor], Tensor, float], Tensor],
+    *,
+    generator: torch.Generator | None = None,
+) -> float:
+    """Judge the last step of Q2.P5: denoise(score, x, sigma) -> the mean of the clean point given the noisy one.
+
+    Returns:
+        The largest relative error on random Gaussians, where that mean is known from Bayes' rule.
+    """
+    generator = fresh_generator(generator)
+    worst = 0.0
+    for sigma in (0.3, 1.0, 4.0):
+        mean, spread = torch.rand(2, generator=generator).tolist()
+        variance = 0.5 + spread
+        x = mean + (1 + sigma) * torch.randn(50, 2, generator=generator)
+        kept = x.clone()
+        got = as_tensor(denoise(_gaussian(mean, variance), x, sigma), "the result", (50, 2))
+        say(torch.equal(x, kept), "x itself was changed; make a new tensor.")
+        # Bayes' rule for two Gaussians: the two means, weighted by their precisions.
+        want = (mean / variance + kept.double() / sigma**2) / (1 / variance + 1 / sigma**2)
+        error = _relative(got - mean, want - mean)
+        away = (got - mean).norm() > (kept.double() - mean).norm()
+        say(not away, f"at sigma = {sigma:g} the points move away from the data.")
+        say(
+            error < 1e-3, f"at sigma = {sigma:g} the points move too {_moved(got, want, kept)}: how large is the noise?"
+        )
+        worst = max(worst, error)
+    return worst
+
+
+def _moved(got: Tensor, want: Tensor, start: Tensor) -> str:
+    return "little" if (got - start).norm() < (want - start).norm() else "far"
+
+
 def check_starting_points(
     samples: dict[str, Tensor], score: Score, means: Tensor, variances: Tensor, *, n: int = 1000
 ) -> float:
