@@ -1,4 +1,4 @@
-"""The command line: hw3 run | train | sample | fid | data | bench."""
+"""The command line: hw3 run | train | sample | fid | data | bench | release | grade."""
 
 import argparse
 import dataclasses
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from hw3utils import __version__
+from hw3utils.profiles import PROFILES, current_profile
 
 if TYPE_CHECKING:
     import torch
@@ -144,6 +145,23 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--to-loss", action="store_true", help="the race to the course network's loss at step 1000")
     bench.add_argument("--json", type=Path, help="also write the numbers to this file")
     bench.set_defaults(call=_bench)
+    release = commands.add_parser("release", help="make the student edition of the notebooks (needs nbgrader)")
+    release.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="number, name or path (default: all)")
+    release.add_argument("--out", type=Path, default=Path("out/release"), help="folder of the edition")
+    release.set_defaults(call=_release)
+
+    grade = commands.add_parser(
+        "grade",
+        help="grade submissions (needs nbgrader)",
+        description="Grade submissions. This EXECUTES THE STUDENTS' CODE, with this Python and the rights of this "
+        "user: use a machine or a container that has nothing to lose.",
+    )
+    grade.add_argument("submissions", nargs="+", type=Path, metavar="SUBMISSION", help="folder of notebooks, or one")
+    grade.add_argument("--out", type=Path, default=Path("out/grades"), help="folder of the reports")
+    grade.add_argument("--timeout", type=_count, default=600, help="seconds that a cell may take")
+    grade.add_argument("--profile", choices=list(PROFILES), help="sizes (default: $HW3_PROFILE, else quick)")
+    grade.add_argument("--seed", type=int, help="decides the checks' random input (default: drawn, and reported)")
+    grade.set_defaults(call=_grade)
     return parser
 
 
@@ -182,6 +200,25 @@ def _bench(arguments: argparse.Namespace) -> int:
         write_json(arguments.json, results)
         print(f"the numbers are in {arguments.json}")
     return 0
+
+
+def _release(args: argparse.Namespace) -> int:
+    from hw3utils.grading import release
+
+    written = release(args.out, args.notebooks)
+    print(f"{len(written)} notebooks of the student edition are in {args.out}")
+    return 0
+
+
+def _grade(args: argparse.Namespace) -> int:
+    from hw3utils.grading import grade, summary
+
+    profile = args.profile or current_profile().name
+    results = grade(args.submissions, args.out, timeout=args.timeout, profile=profile, seed=args.seed)
+    for result in results:
+        print(summary(result))
+    print(f"reports are in {args.out}: grades.csv, and for each student report.json and one page a notebook")
+    return 1 if any(result.problems for result in results) else 0
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -485,7 +522,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"hw3 {parsed.command}: interrupted; what was written before is whole", file=sys.stderr)
         return 130
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
         # One line, whatever a library put into its message.
         print(f"hw3 {parsed.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1 if isinstance(error, FloatingPointError) else 2

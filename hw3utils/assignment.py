@@ -11,31 +11,32 @@ class Item(NamedTuple):
     points: int
     title: str
     homes: tuple[str, ...]
+    manual: bool  # a written derivation, whose points a person gives
 
 
 ITEMS: dict[str, Item] = {
-    "Q1.T1": Item(5, "The forward chain in closed form", ("01",)),
-    "Q1.T2": Item(5, "The reverse step and the posterior", ("01",)),
-    "Q1.T3": Item(5, "The variational bound and the simple loss", ("01",)),
-    "Q1.T4": Item(3, "DDIM generalises DDPM", ("03",)),
-    "Q1.T5": Item(7, "Early-stopped DDPM", ("03",)),
-    "Q1.P1": Item(2, "The linear noise schedule", ("01", "02")),
-    "Q1.P2": Item(5, "Perturbing the input in one step", ("01", "02")),
-    "Q1.P3": Item(5, "Training the noise predictor", ("02",)),
-    "Q1.P4": Item(5, "Ancestral sampling", ("02",)),
-    "Q1.P5": Item(5, "DDIM sampling", ("03",)),
-    "Q1.P6": Item(3, "Sampling time of DDPM and DDIM", ("03",)),
-    "Q1.P7": Item(5, "FID of DDPM and DDIM", ("04",)),
-    "Q2.T1": Item(4, "The unnormalised density and the score", ("05",)),
-    "Q2.T2": Item(7, "From score matching to sliced score matching", ("05",)),
-    "Q2.T3": Item(5, "Perturbing the data with noise", ("05",)),
-    "Q2.T4": Item(4, "Langevin dynamics and why it converges", ("06",)),
-    "Q2.T5": Item(5, "Annealed Langevin dynamics", ("06",)),
-    "Q2.P1": Item(7, "The student-number mixture and its score", ("05",)),
-    "Q2.P2": Item(7, "Score matching with noise perturbation", ("05",)),
-    "Q2.P3": Item(5, "Deterministic and Langevin trajectories", ("06",)),
-    "Q2.P4": Item(4, "1000 starting points of each method", ("06",)),
-    "Q2.P5": Item(7, "One noise-conditional model, annealed sampling", ("06",)),
+    "Q1.T1": Item(5, "The forward chain in closed form", ("01",), manual=True),
+    "Q1.T2": Item(5, "The reverse step and the posterior", ("01",), manual=True),
+    "Q1.T3": Item(5, "The variational bound and the simple loss", ("01",), manual=True),
+    "Q1.T4": Item(3, "DDIM generalises DDPM", ("03",), manual=True),
+    "Q1.T5": Item(7, "Early-stopped DDPM", ("03",), manual=True),
+    "Q1.P1": Item(2, "The linear noise schedule", ("01", "02"), manual=False),
+    "Q1.P2": Item(5, "Perturbing the input in one step", ("01", "02"), manual=False),
+    "Q1.P3": Item(5, "Training the noise predictor", ("02",), manual=False),
+    "Q1.P4": Item(5, "Ancestral sampling", ("02",), manual=False),
+    "Q1.P5": Item(5, "DDIM sampling", ("03",), manual=False),
+    "Q1.P6": Item(3, "Sampling time of DDPM and DDIM", ("03",), manual=False),
+    "Q1.P7": Item(5, "FID of DDPM and DDIM", ("04",), manual=False),
+    "Q2.T1": Item(4, "The unnormalised density and the score", ("05",), manual=True),
+    "Q2.T2": Item(7, "From score matching to sliced score matching", ("05",), manual=True),
+    "Q2.T3": Item(5, "Perturbing the data with noise", ("05",), manual=True),
+    "Q2.T4": Item(4, "Langevin dynamics and why it converges", ("06",), manual=True),
+    "Q2.T5": Item(5, "Annealed Langevin dynamics", ("06",), manual=True),
+    "Q2.P1": Item(7, "The student-number mixture and its score", ("05",), manual=False),
+    "Q2.P2": Item(7, "Score matching with noise perturbation", ("05",), manual=False),
+    "Q2.P3": Item(5, "Deterministic and Langevin trajectories", ("06",), manual=False),
+    "Q2.P4": Item(4, "1000 starting points of each method", ("06",), manual=False),
+    "Q2.P5": Item(7, "One noise-conditional model, annealed sampling", ("06",), manual=False),
 }
 
 STUDENT_VARIABLE = "HW3_STUDENT"

@@ -1,4 +1,7 @@
-"""Sizes of the notebooks, in one place: quick for a laptop, full for the homework's own numbers."""
+"""Sizes of the notebooks, in one place: quick for a laptop, full for the homework's own numbers.
+
+The tiny ones are for tests of the grading: every cell runs in moments, and most experiments say nothing.
+"""
 
 import os
 from dataclasses import dataclass
@@ -11,7 +14,7 @@ class Profile:
     """How much each notebook does.
 
     Args:
-        name: "quick" or "full".
+        name: "quick", "full" or "tiny".
         chain_samples: 01, pictures' worth of pixels run through the 1000 steps of the forward chain.
         bound_samples: 01, draws for the Monte Carlo bound.
         live_steps: 02, optimizer steps trained in the notebook.
@@ -62,6 +65,23 @@ PROFILES = {
         score_steps=10_000,
         conditional_steps=15_000,
         langevin_steps=100,
+    ),
+    "tiny": Profile(
+        "tiny",
+        chain_samples=500,
+        bound_samples=50,
+        live_steps=3,
+        live_heldout=8,
+        samples=2,
+        ladder_samples=1,
+        early_stop_samples=2,
+        fid_real=1_000,
+        fid_cells=(),
+        fid_damaged=150,
+        fid_nearest=2,
+        score_steps=8,
+        conditional_steps=4,
+        langevin_steps=2,
     ),
     "full": Profile(
         "full",

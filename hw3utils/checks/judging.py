@@ -1,15 +1,20 @@
 """What every check is made of: fresh random input, a message for the student, a result turned into a tensor."""
 
+import os
 import secrets
 from typing import Any
 
 import torch
 from torch import Tensor
 
+# Set by `hw3 grade`, which writes it into its report, so that a grade can be repeated.
+SEED_VARIABLE = "HW3_CHECK_SEED"
+
 
 def fresh_generator(generator: torch.Generator | None) -> torch.Generator:
-    """The generator that is given, or one with a seed that nobody knows."""
-    return generator or torch.Generator().manual_seed(secrets.randbits(48))
+    """The generator that is given, or one with the seed of the grading, or one with a seed that nobody knows."""
+    given = os.environ.get(SEED_VARIABLE)
+    return generator or torch.Generator().manual_seed(int(given) if given else secrets.randbits(48))
 
 
 def say(holds: bool, message: str) -> None:

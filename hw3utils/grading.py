@@ -1,0 +1,421 @@
+"""The homework as it is handed out, and as it is graded: nbgrader on the solved notebooks, without a course folder.
+
+nbgrader is an optional extra; nothing else needs it. Each notebook is an assignment of its own, so that a broken one
+takes nothing else with it.
+"""
+
+import csv
+import importlib.metadata
+import io
+import os
+import platform
+import re
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hw3utils.assignment import ITEMS, STUDENT_FILE, STUDENT_VARIABLE
+from hw3utils.checkpoints import check_writable, write_atomically, write_json
+from hw3utils.checks.judging import SEED_VARIABLE
+from hw3utils.profiles import PROFILE_VARIABLE, PROFILES
+from hw3utils.progress import QUIET_VARIABLE, progress
+from hw3utils.runner import NOTEBOOKS, find_notebooks
+
+STUB = '# your code here\nraise NotImplementedError("write this part first")'
+ANSWER = "*Your answer here.*"
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@dataclass
+class Judged:
+    """One graded cell: its item and notebook, points got and possible, state, and a message for the student.
+
+    The states: passed, failed, timed out, tampered check (it was put back before it ran), to be read by hand, not run
+    (the notebook is missing or broken).
+    """
+
+    item: str
+    cell: str
+    notebook: str
+    points: float
+    possible: float
+    state: str
+    message: str = ""
+
+
+@dataclass
+class Graded:
+    """What came of one submission: every graded cell, and what was wrong with its files."""
+
+    student: str
+    submission: str
+    student_number: str
+    cells: list[Judged] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def points(self, item: str | None = None) -> float:
+        """Automatic points, of one item or of all."""
+        return sum(cell.points for cell in self.cells if item in (None, cell.item))
+
+    def possible(self, *, manual: bool) -> float:
+        """Points that can be had automatically, or those that a person gives."""
+        return sum(cell.possible for cell in self.cells if (ITEMS[cell.item].manual) == manual)
+
+
+def _nbgrader() -> Any:
+    """nbgrader's programming interface, or a sentence that says how to get it."""
+    try:
+        from nbgrader.apps import NbGraderAPI
+    except ImportError:
+        raise ModuleNotFoundError(
+            "this needs nbgrader, which is not installed; install it with: python -m pip install nbgrader==0.9.6."
+        ) from None
+    return NbGraderAPI
+
+
+class _Course:
+    """An nbgrader course in a folder of its own; each notebook is one assignment."""
+
+    def __init__(self, root: Path, *, timeout: int | None = None) -> None:
+        from traitlets.config import Config
+
+        self.root = root
+        config = Config()
+        config.CourseDirectory.root = str(root)
+        config.CourseDirectory.db_url = f"sqlite:///{root / 'gradebook.db'}"
+        config.NbGrader.logfile = ""
+        config.ClearSolutions.code_stub = {"python": STUB}
+        config.ClearSolutions.text_stub = ANSWER
+        config.Execute.timeout = timeout
+        # A kernel that an interrupt does not stop holds up nothing for longer than this.
+        config.Execute.shutdown_kernel = "immediate"
+        self.api = _nbgrader()(config=config)
+
+    def generate(self, path: Path) -> Path:
+        """Make the student's version of a solved notebook; where it lies."""
+        folder = self.root / "source" / path.stem
+        folder.mkdir(parents=True)
+        shutil.copy(path, folder)
+        done = self.api.generate_assignment(path.stem)
+        if not done["success"]:
+            raise ValueError(f"{path.name} cannot be released: {_reason(done.get('log'))}.")
+        return self.root / "release" / path.stem / path.name
+
+
+def _reason(log: str | None) -> str:
+    """The error in nbgrader's log that all the others follow from."""
+    lines = [line.strip() for line in _COLOURS.sub("", log or "").splitlines()]
+    errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Entry)\b", line) and "NbGrader" not in line]
+    return errors[0].rstrip(".") if errors else "nbgrader gave no reason"
+
+
+def _path() -> str:
+    """PATH with this Python's folder first: nbgrader calls a program that is installed beside it."""
+    return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+
+
+@contextmanager
+def _environment(**changes: str | None) -> Iterator[None]:
+    """Environment variables for a while; None takes one away."""
+    kept = {name: os.environ.get(name) for name in changes}
+
+    def put(values: dict[str, str | None]) -> None:
+        for name, value in values.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+    put(changes)
+    try:
+        yield
+    finally:
+        put(kept)
+
+
+def graded_cells(notebook: Any) -> dict[str, Any]:
+    """The cells of a notebook that give points, by nbgrader's grade_id."""
+    marks = ((cell, cell.get("metadata", {}).get("nbgrader")) for cell in notebook.cells)
+    return {mark["grade_id"]: cell for cell, mark in marks if isinstance(mark, dict) and mark.get("grade")}
+
+
+def item_of(grade_id: str) -> str:
+    """The graded item that a cell belongs to: Q1-P3-loss-check is of Q1.P3."""
+    return ".".join(grade_id.split("-")[:2])
+
+
+def release(out: Path, names: Sequence[str] = ()) -> list[Path]:
+    """Make the student edition: solutions replaced by a stub that raises, answers blanked, checks kept.
+
+    Args:
+        out: folder to write, new or empty, or an earlier edition.
+        names: which notebooks (see `find_notebooks`); none is all.
+
+    Returns:
+        The notebooks written.
+
+    Raises:
+        ModuleNotFoundError: without nbgrader.
+        ValueError: unknown notebooks, or a folder with other files in it.
+        OSError: when the folder cannot be written.
+    """
+    _nbgrader()
+    paths = find_notebooks(names)
+    ours = {path.name for path in find_notebooks()} | {STUDENT_FILE}
+    if out.exists():
+        foreign = sorted(path.name for path in out.iterdir() if path.name not in ours) if out.is_dir() else [out.name]
+        if foreign:
+            raise ValueError(f"{out} holds {foreign[0]!r}, which is no part of an edition; choose a new folder.")
+    check_writable(out)
+    written = []
+    with tempfile.TemporaryDirectory(prefix="hw3-release-") as folder, _environment(PATH=_path()):
+        course = _Course(Path(folder))
+        made = [course.generate(path) for path in progress(paths, desc="releasing")]
+        out.mkdir(parents=True, exist_ok=True)
+        for path in made:
+            written.append(write_atomically(out / path.name, lambda to, path=path: shutil.copyfile(path, to)))
+    number = NOTEBOOKS / STUDENT_FILE
+    write_atomically(out / STUDENT_FILE, lambda to: shutil.copyfile(number, to))
+    return written
+
+
+def grade(
+    submissions: Sequence[Path], out: Path, *, timeout: int = 600, profile: str = "quick", seed: int | None = None
+) -> list[Graded]:
+    """Grade submissions: each notebook runs in a fresh kernel, its checks put back as they were handed out.
+
+    THIS EXECUTES THE STUDENTS' CODE, with this Python, the rights of this user and no sandbox, in a temporary folder.
+    The files of a submission are read, never changed.
+
+    Args:
+        submissions: a folder with notebooks each, or one notebook each.
+        out: folder of the reports: NAME/NOTEBOOK.html and NAME/report.json for each student, and grades.csv.
+        timeout: seconds that a cell may take.
+        profile: sizes of the notebooks' own experiments (see `profiles`).
+        seed: decides the random input of the checks; drawn if not given, and written into the report.
+
+    Returns:
+        One result for each submission, in order.
+
+    Raises:
+        ModuleNotFoundError: without nbgrader.
+        ValueError: when a submission does not exist, two have the same name, or the profile is unknown.
+        OSError: when the reports cannot be written.
+        KeyboardInterrupt: on Ctrl-C; the reports that are done are kept.
+    """
+    _nbgrader()
+    if profile not in PROFILES:
+        raise ValueError(f"profile is {profile!r}, expected one of {', '.join(PROFILES)}.")
+    named = {}
+    for path in submissions:
+        if not path.exists():
+            raise ValueError(f"there is no submission {path}; give a folder with notebooks, or a notebook.")
+        name = re.sub(r"[^\w-]+", "-", path.resolve().stem if path.is_file() else path.resolve().name).strip("-")
+        if name in named:
+            raise ValueError(f"two submissions are called {name!r}; rename one, their reports would be one file.")
+        named[name] = path
+    check_writable(out)
+    seed = secrets.randbits(31) if seed is None else seed
+    results: list[Graded] = []
+    changes = {
+        PROFILE_VARIABLE: profile, QUIET_VARIABLE: "1", SEED_VARIABLE: str(seed), STUDENT_VARIABLE: None,
+        "PYTHONDONTWRITEBYTECODE": "1", "MPLBACKEND": "agg", "PATH": _path(),
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="hw3-grade-") as folder, _environment(**changes):
+        print(f"executing students' code with {sys.executable}, no sandbox, in {folder}", flush=True)
+        course = _Course(Path(folder), timeout=timeout)
+        sources = {path.name: course.generate(path) for path in progress(find_notebooks(), desc="preparing")}
+        for name, path in named.items():
+            results.append(_grade_one(course, sources, name, path, out / name, seed=seed, profile=profile))
+            _write_table(results, out / "grades.csv")
+    return results
+
+
+def _grade_one(
+    course: _Course, sources: dict[str, Path], name: str, path: Path, out: Path, *, seed: int, profile: str
+) -> Graded:
+    """Grade one submission and write its report."""
+    import nbformat
+
+    folder = path if path.is_dir() else path.parent
+    number = folder / STUDENT_FILE
+    text = number.read_text(encoding="utf-8", errors="replace").strip()[:40] if number.is_file() else ""
+    result = Graded(name, str(path), text)
+    if not text:
+        result.problems.append(f"there is no {STUDENT_FILE}; the number of the source was taken.")
+    files = {file.name: file for file in ([path] if path.is_file() else sorted(path.glob("*.ipynb")))}
+    for stranger in sorted(set(files) - set(sources)):
+        result.problems.append(f"{stranger} is no notebook of this homework and was left out.")
+    seconds = {}
+    for file, source in progress(sources.items(), desc=name):
+        began = time.monotonic()
+        handed_out = nbformat.read(source, as_version=4)
+        if file not in files:
+            if path.is_dir() or not set(files) & set(sources):
+                result.problems.append(f"{file} was not handed in.")
+            result.cells += _none(handed_out, file, "it was not handed in")
+            continue
+        try:
+            handed_in = nbformat.read(files[file], as_version=4)
+            nbformat.validate(handed_in)
+        except Exception as error:  # whatever a file that is no notebook makes nbformat raise
+            reason = f"{file} cannot be read as a notebook ({type(error).__name__}); it may be cut off."
+            result.problems.append(reason)
+            result.cells += _none(handed_out, file, reason)
+            continue
+        result.cells += _run(course, handed_out, handed_in, files[file], name, text, out, result.problems)
+        seconds[file] = round(time.monotonic() - began, 1)
+    report = {
+        "student": name,
+        "student_number": text,
+        "submission": result.submission,
+        "automatic": {"points": result.points(), "possible": result.possible(manual=False)},
+        "by_hand": {"pending": result.possible(manual=True)},
+        "problems": result.problems,
+        "cells": [asdict(cell) for cell in result.cells],
+        "seconds": seconds,
+        "seed": seed,
+        "profile": profile,
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in ("hw3utils", "nbgrader", "torch", "numpy")},
+    }
+    write_json(out / "report.json", report)
+    return result
+
+
+def _none(handed_out: Any, file: str, reason: str) -> list[Judged]:
+    """No points for a notebook that could not be run."""
+    return [
+        Judged(item_of(name), name, file, 0.0, float(cell.metadata.nbgrader["points"]), "not run", reason)
+        for name, cell in graded_cells(handed_out).items()
+    ]
+
+
+def _run(
+    course: _Course,
+    handed_out: Any,
+    handed_in: Any,
+    file: Path,
+    student: str,
+    number: str,
+    out: Path,
+    problems: list[str],
+) -> list[Judged]:
+    """Execute one notebook through nbgrader; the graded cells with their points, and the HTML feedback."""
+    import nbformat
+    from nbgrader.api import Gradebook
+
+    assignment = file.stem
+    folder = course.root / "submitted" / student / assignment
+    folder.mkdir(parents=True)
+    shutil.copyfile(file, folder / file.name)
+    own = number or (NOTEBOOKS / STUDENT_FILE).read_text(encoding="utf-8")
+    (folder / STUDENT_FILE).write_text(own, encoding="utf-8")
+    tampered = _tampered(handed_out, handed_in)
+    problems += [f"{file.name}: the check {name} {what}; it was put back." for name, what in tampered.items()]
+    done = course.api.autograde(assignment, student)
+    if not done["success"]:
+        reason = f"{file.name} could not be run: {_reason(done.get('log'))}."
+        problems.append(reason)
+        return _none(handed_out, file.name, reason)
+    executed = nbformat.read(course.root / "autograded" / student / assignment / file.name, as_version=4)
+    errors = {name: _error(cell) for name, cell in _marked(executed).items()}
+    judged = []
+    with Gradebook(f"sqlite:///{course.root / 'gradebook.db'}") as book:
+        grades = {grade.name: grade for grade in book.find_submission_notebook(assignment, assignment, student).grades}
+        for name, cell in graded_cells(handed_out).items():
+            possible = float(cell.metadata.nbgrader["points"])
+            if cell.cell_type == "markdown":
+                blank = _marked(executed).get(name, cell).source.strip() == ANSWER
+                state, got = "to be read by hand", 0.0
+                message = "the answer is blank" if blank else ""
+            else:
+                grade = grades.get(name)
+                got = float(grade.auto_score or 0.0) if grade else 0.0
+                message = (errors.get(name) or ("", ""))[1]
+                late = [other for other, error in errors.items() if error and error[0] == "CellTimeoutError"]
+                mine = [other for other in late if item_of(other) == item_of(name)]
+                state = "passed" if got == possible else "timed out" if mine else "failed"
+                if state == "timed out":
+                    message = f"the cell {mine[0]} took longer than allowed"
+                if name in tampered:
+                    state, message = (
+                        "tampered check",
+                        f"it {tampered[name]} and was put back; then it {state}. {message}",
+                    )
+            judged.append(Judged(item_of(name), name, file.name, got, possible, state, message.strip()))
+    feedback = course.api.generate_feedback(assignment, student)
+    page = course.root / "feedback" / student / assignment / f"{file.stem}.html"
+    if feedback["success"] and page.is_file():
+        write_atomically(out / page.name, lambda to: shutil.copyfile(page, to))
+    else:
+        problems.append(f"{file.name}: no feedback page could be made.")
+    return judged
+
+
+def _marked(notebook: Any) -> dict[str, Any]:
+    """Every cell that nbgrader knows, by its grade_id."""
+    marks = ((cell, cell.get("metadata", {}).get("nbgrader")) for cell in notebook.cells)
+    return {mark["grade_id"]: cell for cell, mark in marks if isinstance(mark, dict) and mark.get("grade_id")}
+
+
+def _tampered(handed_out: Any, handed_in: Any) -> dict[str, str]:
+    """The checks that came back changed or not at all, and which of the two."""
+    there = _marked(handed_in)
+    found = {}
+    for name, cell in graded_cells(handed_out).items():
+        if cell.cell_type == "code":
+            if name not in there:
+                found[name] = "was deleted"
+            elif there[name].source.strip() != cell.source.strip():
+                found[name] = "was changed"
+    return found
+
+
+def _error(cell: Any) -> tuple[str, str] | None:
+    """Name and text of the error that a cell ended with."""
+    for output in cell.get("outputs", []):
+        if output.output_type == "error":
+            text = " ".join(_COLOURS.sub("", str(output.evalue)).split())
+            return output.ename, text if output.ename == "AssertionError" else f"{output.ename}: {text}"
+    return None
+
+
+def _write_table(results: Sequence[Graded], path: Path) -> None:
+    """One row for each student: points of each item, the sums, the problems."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    automatic = [name for name, item in ITEMS.items() if not item.manual]
+    table.writerow(["student", "student_number", "automatic", "possible", "by_hand_pending", *automatic, "problems"])
+    for result in results:
+        row = [f"{result.points(item):g}" for item in automatic]
+        sums = [result.points(), result.possible(manual=False), result.possible(manual=True)]
+        table.writerow(
+            [_cell(result.student), _cell(result.student_number), *(f"{value:g}" for value in sums), *row,
+             _cell(" ".join(result.problems))]
+        )  # fmt: skip
+    write_atomically(path, lambda to: to.write_text(text.getvalue(), encoding="utf-8"))
+
+
+def _cell(text: str) -> str:
+    """A text that a spreadsheet does not take for a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+
+
+def summary(result: Graded) -> str:
+    """A few lines on one submission, for the terminal."""
+    lines = [
+        f"{result.student}: {result.points():g} of {result.possible(manual=False):g} automatic points, "
+        f"{result.possible(manual=True):g} to be given by hand"
+    ]
+    for cell in result.cells:
+        if cell.state not in ("passed", "to be read by hand"):
+            lines.append(f"  {cell.item}  {cell.points:g} of {cell.possible:g}  {cell.state}: {cell.message}")
+    return "\n".join(lines + [f"  {problem}" for problem in result.problems])
