@@ -4,6 +4,7 @@ nbgrader is an optional extra; nothing else needs it. Each notebook is an assign
 takes nothing else with it.
 """
 
+import copy
 import csv
 import importlib.metadata
 import io
@@ -142,8 +143,7 @@ def _environment(**changes: str | None) -> Iterator[None]:
 
 def graded_cells(notebook: Any) -> dict[str, Any]:
     """The cells of a notebook that give points, by nbgrader's grade_id."""
-    marks = ((cell, cell.get("metadata", {}).get("nbgrader")) for cell in notebook.cells)
-    return {mark["grade_id"]: cell for cell, mark in marks if isinstance(mark, dict) and mark.get("grade")}
+    return {name: cell for name, cell in _marked(notebook).items() if cell.metadata["nbgrader"].get("grade")}
 
 
 def item_of(grade_id: str) -> str:
@@ -315,7 +315,7 @@ def _run(
     assignment = file.stem
     folder = course.root / "submitted" / student / assignment
     folder.mkdir(parents=True)
-    shutil.copyfile(file, folder / file.name)
+    nbformat.write(_put_back(handed_out, handed_in), folder / file.name)
     own = number or (NOTEBOOKS / STUDENT_FILE).read_text(encoding="utf-8")
     (folder / STUDENT_FILE).write_text(own, encoding="utf-8")
     tampered = _tampered(handed_out, handed_in)
@@ -362,8 +362,15 @@ def _run(
 
 def _marked(notebook: Any) -> dict[str, Any]:
     """Every cell that nbgrader knows, by its grade_id."""
-    marks = ((cell, cell.get("metadata", {}).get("nbgrader")) for cell in notebook.cells)
-    return {mark["grade_id"]: cell for cell, mark in marks if isinstance(mark, dict) and mark.get("grade_id")}
+    names = ((_name(cell), cell) for cell in notebook.cells)
+    return {name: cell for name, cell in names if name is not None}
+
+
+def _name(cell: Any) -> str | None:
+    """The grade_id of a cell that nbgrader knows."""
+    mark = cell.get("metadata", {}).get("nbgrader")
+    name = mark.get("grade_id") if isinstance(mark, dict) else None
+    return name if isinstance(name, str) and name else None
 
 
 def _tampered(handed_out: Any, handed_in: Any) -> dict[str, str]:
@@ -379,13 +386,31 @@ def _tampered(handed_out: Any, handed_in: Any) -> dict[str, str]:
     return found
 
 
+def _put_back(handed_out: Any, handed_in: Any) -> Any:
+    """A copy of what was handed in with every marked cell in it: a deleted one stands after its old neighbour again.
+
+    Cells that were changed are put back by nbgrader itself.
+    """
+    whole = copy.deepcopy(handed_in)
+    names = [_name(cell) for cell in whole.cells]
+    place = 0
+    for name, cell in _marked(handed_out).items():
+        if name not in names:
+            whole.cells.insert(place, copy.deepcopy(cell))
+            names.insert(place, name)
+        place = names.index(name) + 1
+    return whole
+
+
 def _error(cell: Any) -> tuple[str, str] | None:
     """Name and text of the error that a cell ended with."""
-    for output in cell.get("outputs", []):
-        if output.output_type == "error":
-            text = " ".join(_COLOURS.sub("", str(output.evalue)).split())
-            return output.ename, text if output.ename == "AssertionError" else f"{output.ename}: {text}"
-    return None
+    errors = [output for output in cell.get("outputs", []) if output.output_type == "error"]
+    if not errors:
+        return None
+    # A cell that was too slow ends with two: the interrupt, and what it was interrupted for.
+    error = next((error for error in errors if error.ename == "CellTimeoutError"), errors[0])
+    text = " ".join(_COLOURS.sub("", str(error.evalue)).split())
+    return error.ename, text if error.ename == "AssertionError" else f"{error.ename}: {text}"
 
 
 def _write_table(results: Sequence[Graded], path: Path) -> None:
