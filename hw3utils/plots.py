@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from hw3utils.checkpoints import write_atomically
+from hw3utils.progress import quiet
 
 # Okabe and Ito's eight colours, which stay apart for colour-blind readers; black left out, the yellow put last.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#F0E442")
@@ -43,14 +44,20 @@ STYLE: dict[str, Any] = {
 
 @contextmanager
 def figure(
-    name: str, rows: int = 1, columns: int = 1, *, alt: str, size: tuple[float, float] | None = None, **options: Any
+    name: str | None,
+    rows: int = 1,
+    columns: int = 1,
+    *,
+    alt: str,
+    size: tuple[float, float] | None = None,
+    **options: Any,
 ) -> Iterator[Any]:
     """A figure in the project's style, shown in the notebook at the end of the `with`, and saved when asked for.
 
     Under `hw3 run` (which sets HW3_FIGURES) it is also written to that folder as NAME.png.
 
     Args:
-        name: file name without suffix, for example "01_chain".
+        name: file name without suffix, for example "01_chain"; None for one that is never saved.
         rows, columns: grid of Axes.
         alt: what the figure shows, in a sentence, for those who cannot see it; goes into the PNG and the notebook.
         size: width and height in inches.
@@ -83,6 +90,7 @@ def animation(
     size: tuple[float, float] = (4.6, 4.6),
     seconds: float = 0.12,
     hold: float = 1.5,
+    colours: int = 32,
 ) -> None:
     """Draw an animation in the project's style and show it, as an animated PNG: it moves in every browser.
 
@@ -96,6 +104,7 @@ def animation(
         size: width and height in inches.
         seconds: time of a frame.
         hold: time of the last frame.
+        colours: in the palette of each frame; few make a small file.
     """
     from io import BytesIO
 
@@ -112,8 +121,7 @@ def animation(
             ax.clear()
             draw(ax, k)
             canvas.draw()
-            # 32 colours are enough for points on contours, and a quarter of the bytes.
-            pictures.append(Picture.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()).quantize(32))
+            pictures.append(Picture.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()).quantize(colours))
     text, buffer = PngInfo(), BytesIO()
     text.add_text("Description", alt)
     times = [round(1000 * seconds)] * (frames - 1) + [round(1000 * hold)]
@@ -123,10 +131,41 @@ def animation(
     display(Image(buffer.getvalue(), alt=alt))
 
 
-def _keep(name: str, png: bytes) -> None:
+def sliders(draw: Callable[..., None], **values: Sequence[float]) -> None:
+    """Show sliders above a figure that is drawn again for each setting.
+
+    Where nobody is there to move them (HW3_QUIET, as in `hw3 run` and in the tests), a line of text stands in their
+    place: put the static figure under it.
+
+    Args:
+        draw: function of one keyword argument for each slider; draws with `figure(None, ...)`.
+        values: the settings of each slider; the middle one comes first.
+    """
+    from IPython.display import display
+
+    if quiet():
+        text = f"sliders for {', '.join(values)}: run this cell in JupyterLab to move them"
+        display({"text/plain": text, "text/html": f"<em>{text}</em>"}, raw=True)
+        return
+    import ipywidgets
+
+    controls = {
+        name: ipywidgets.SelectionSlider(
+            options=[(f"{value:g}", value) for value in given],
+            value=given[len(given) // 2],
+            description=name.replace("_", " "),
+            continuous_update=False,
+        )
+        for name, given in values.items()
+    }
+    shown = ipywidgets.interactive_output(draw, controls)
+    display(ipywidgets.VBox([ipywidgets.HBox(list(controls.values())), shown]))
+
+
+def _keep(name: str | None, png: bytes) -> None:
     """Write a figure into the folder that HW3_FIGURES names, if it names one."""
     folder = os.environ.get("HW3_FIGURES")
-    if folder:
+    if folder and name:
         write_atomically(Path(folder) / f"{name}.png", lambda path: path.write_bytes(png))
 
 

@@ -338,3 +338,140 @@ def entrywise(m, a, n, b):
 def test_wrong_frechet_distances_fail(distance, message):
     with pytest.raises(AssertionError, match=message):
         checks.check_frechet_distance(distance)
+
+
+# ------------------------------------------------------------------------------------------- networks, features, paths
+
+
+class Predictor(torch.nn.Module):
+    """A small residual network for pictures, and the wrong ones that teaching code has."""
+
+    def __init__(self, wrong=None):
+        super().__init__()
+        self.wrong = wrong
+        self.first, self.second = (torch.nn.Conv2d(3, 3, 3, padding=1) for _ in range(2))
+        self.dropout = torch.nn.Dropout(0.5)
+
+    def forward(self, x, t):
+        shortcut = self.first
+        if self.wrong == "new":
+            shortcut = torch.nn.Conv2d(3, 3, 1)
+        if self.wrong == "kept":
+            self.shortcut = shortcut = self.shortcut if hasattr(self, "shortcut") else torch.nn.Conv2d(3, 3, 1)
+        if self.wrong == "noise":
+            x = x + 0.1 * torch.randn(x.shape)
+        if self.wrong == "unused":
+            return t.view(-1, 1, 1, 1) * x.detach() + 0 * x
+        if self.wrong == "shape":
+            return self.first(x)[:, :1]
+        return shortcut(x) + self.second(self.dropout(torch.relu(x))) * (1 + t.view(-1, 1, 1, 1) / 1000)
+
+
+def test_a_right_network_passes_and_keeps_its_mode():
+    network = Predictor().train()
+    assert checks.check_noise_network(network, torch.randn(2, 3, 8, 8), torch.tensor([3, 700])) == 4
+    assert network.training
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("new", "made anew in forward"),
+        ("kept", "made new parameters: shortcut"),
+        ("noise", "another output each time"),
+        ("shape", "returns shape"),
+        ("unused", "does not require grad|take no part"),
+    ],
+)
+def test_wrong_networks_fail(wrong, message):
+    with pytest.raises((AssertionError, RuntimeError), match=message):
+        checks.check_noise_network(Predictor(wrong), torch.randn(2, 3, 8, 8), torch.tensor([3, 700]))
+
+
+def feature_network(*layers):
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 8), *layers)
+
+
+def test_features_in_evaluation_mode_pass_and_in_training_mode_fail():
+    images = torch.randn(16, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    norm, dropout = torch.nn.BatchNorm1d(8), torch.nn.Dropout(0.2)
+    assert checks.check_features(feature_network(norm, dropout).eval(), images) < 1e-5
+    assert checks.check_features(lambda x: x.flatten(1).numpy(), images) == 0
+    network = feature_network(norm, torch.nn.Softmax(0))
+    with pytest.raises(AssertionError, match=r"in which mode|other features"):
+        checks.check_features(feature_network(torch.nn.GroupNorm(2, 8), torch.nn.Softmax(0)).eval(), images)
+    with pytest.raises(AssertionError, match="asked twice"):
+        checks.check_features(feature_network(dropout).train(), images)
+    with pytest.raises((AssertionError, ValueError), match=r"in which mode|more than 1 value"):
+        checks.check_features(network.train(), images)
+    with pytest.raises(AssertionError, match="not \\(N, d\\)"):
+        checks.check_features(lambda x: x, images)
+
+
+def test_paths_must_fall_from_noise_to_data():
+    g = torch.Generator().manual_seed(0)
+    smooth, noise = torch.ones(3, 8, 8).cumsum(2) / 8, torch.randn(3, 8, 8, generator=g)
+    states = [noise, (noise + smooth) / 2, smooth]
+    assert checks.check_reverse_path((1000, 500, 0), states) > 10
+    for times, wrong, message in (
+        ((0, 500, 1000), states, "time does not fall"),
+        ((1000, 500, 0), states[::-1], "smoother than what is labelled as data"),
+        ((1000, 0), states, "2 times for 3 states"),
+    ):
+        with pytest.raises(AssertionError, match=message):
+            checks.check_reverse_path(times, wrong)
+
+
+# ------------------------------------------------------------------------------------------- the pair, the parameters
+
+
+class Counted(torch.nn.Module):
+    def forward(self, x):
+        return x
+
+
+def sampling_pair(network, slow=1000, fast=50, shape=(3, 16, 16)):
+    def sampler(steps):
+        def sample(n):
+            x = torch.zeros(n, *shape)
+            for _ in range(steps):
+                x = network(x)
+            return x
+
+        return sample
+
+    return sampler(slow), sampler(fast)
+
+
+def test_the_pair_of_samplers_is_judged_by_its_evaluations():
+    network = Counted()
+    assert checks.check_sampling_pair(*sampling_pair(network), network) == 20
+    for options, message in (
+        ({"slow": 999}, "DDPM asked the network 999 times"),
+        ({"fast": 1000}, "where is the gain"),
+        ({"slow": 50, "fast": 1000}, "DDPM asked the network 50 times"),
+        ({"fast": 0}, "never asked"),
+        ({"shape": (1, 8, 8)}, "shape"),
+    ):
+        with pytest.raises(AssertionError, match=message):
+            checks.check_sampling_pair(*sampling_pair(network, **options), network)
+    assert not network._forward_hooks
+
+
+class Config:
+    def __init__(self, lr, batch_size):
+        self.lr, self.batch_size = lr, batch_size
+
+
+def test_parameters_of_a_run_are_the_homeworks():
+    assert checks.check_training_config(Config(2e-4, 64), "Q1.P3") == 0
+    assert checks.check_training_config(Config(1e-3, 128), "Q2.P2", sigmas=torch.tensor([7.0, 1.0, 3.0])) == 0
+    for config, item, sigmas, message in (
+        (Config(1e-3, 64), "Q1.P3", None, "lr is 0.001"),
+        (Config(2e-4, 128), "Q1.P3", None, "batch_size is 128"),
+        (Config(1e-3, 64), "Q2.P2", (1, 3, 7), "batch_size is 64"),
+        (Config(1e-3, 128), "Q2.P2", (1, 3, 5), "noise levels are"),
+    ):
+        with pytest.raises(AssertionError, match=message):
+            checks.check_training_config(config, item, sigmas=sigmas)

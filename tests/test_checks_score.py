@@ -9,7 +9,7 @@ import torch
 from torch.func import jacrev, jvp, vmap
 
 from hw3utils import checks
-from hw3utils.langevin import annealed_langevin, ascent, langevin
+from hw3utils.langevin import annealed_langevin, ascent, denoise, langevin
 from hw3utils.losses import denoising_score_matching, implicit_score_matching
 from hw3utils.mixtures import GaussianMixture
 
@@ -409,3 +409,21 @@ def test_wrong_starting_points_fail(options, message):
 )
 def test_a_right_answer_passes_whatever_the_input(check, right, seed):
     check(right, generator=torch.Generator().manual_seed(100 + seed))
+
+
+def tweedie(score, x, sigma, *, power=2, sign=1.0, at=None):
+    return x + sign * sigma**power * score(x, sigma if at is None else at)
+
+
+test_denoise = judged(
+    checks.check_denoise,
+    [
+        (tweedie, None),
+        (lambda score, x, sigma: denoise(score, x, sigma), None),
+        (functools.partial(tweedie, power=1), "too"),
+        (functools.partial(tweedie, sign=-1.0), "away"),
+        (functools.partial(tweedie, sign=0.5), "too little"),
+        (functools.partial(tweedie, at=0.0), "too far|away"),
+        (lambda score, x, sigma: x, "too little"),
+    ],
+)

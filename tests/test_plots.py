@@ -128,3 +128,33 @@ def test_trajectories_start_at_the_ring_and_end_at_the_dot():
     assert path.get_xydata().tolist() == [[0, 1], [1, 2], [2, 3]]
     assert ring.get_xydata().tolist() == [[0, 1]]
     assert dot.get_xydata().tolist() == [[2, 3]]
+
+
+def test_sliders_draw_for_every_setting(monkeypatch, capsys):
+    import ipywidgets
+
+    drawn, boxes = [], []
+    monkeypatch.setattr("IPython.display.display", boxes.append)
+    monkeypatch.setenv("HW3_QUIET", "0")
+    plots.sliders(lambda t, eta: drawn.append((t, eta)), t=range(0, 101, 50), eta=(0.0, 1.0))
+    assert drawn == [(50, 1.0)]
+    [box] = boxes
+    t, eta = box.children[0].children
+    assert isinstance(t, ipywidgets.SelectionSlider)
+    t.value, eta.value = 100, 0.0
+    assert drawn[1:] == [(100, 1.0), (100, 0.0)]
+
+
+def test_sliders_are_a_line_of_text_where_nobody_moves_them(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, raw: shown.append(data["text/plain"]))
+    monkeypatch.setenv("HW3_QUIET", "1")
+    plots.sliders(lambda t: shown.append(t), t=(1, 2))
+    assert shown == ["sliders for t: run this cell in JupyterLab to move them"]
+
+
+def test_a_figure_without_a_name_is_not_saved(tmp_path, monkeypatch):
+    monkeypatch.setenv("HW3_FIGURES", str(tmp_path))
+    with plots.figure(None, alt="nothing"):
+        pass
+    assert list(tmp_path.iterdir()) == []

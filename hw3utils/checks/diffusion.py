@@ -368,3 +368,79 @@ def check_frechet_distance(
 def _judge(got: float, want: float, what: str, tolerance: float = 1e-6) -> None:
     """Hold a number against a closed form, to a relative tolerance."""
     say(abs(got - want) <= tolerance * max(want, 1.0), f"the distance is off for {what}: got {got:.6g}.")
+
+
+def check_noise_network(network: torch.nn.Module, x: Tensor, t: Tensor) -> int:
+    """Judge a noise predictor as a module: the same input gives the same output, and every parameter is trained.
+
+    A layer that is made inside `forward` fails: it is new and random in every call, and no optimizer knows it.
+
+    Args:
+        network: callable (x, t) -> eps.
+        x: pictures, shape (B, ...), float.
+        t: int64 (B,).
+
+    Returns:
+        How many parameter tensors take part.
+    """
+    before = {name for name, _ in network.named_parameters()}
+    mode = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            one, two = network(x, t), network(x, t)
+        say(one.shape == x.shape, f"the network returns shape {tuple(one.shape)} for {tuple(x.shape)}.")
+        say(torch.equal(one, two), "the same input gives another output each time: what is made anew in forward?")
+        held = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        weight = torch.randn(one.shape, generator=torch.Generator().manual_seed(0)).to(x)
+        grads = torch.autograd.grad((network(x, t) * weight).sum(), held, allow_unused=True) if held else []
+    finally:
+        network.train(mode)
+    after = {name for name, _ in network.named_parameters()}
+    say(before == after, f"forward itself made new parameters: {', '.join(sorted(after - before)[:3])}.")
+    say(len(held) > 0, "the network has no parameters that can be trained.")
+    unused = sum(grad is None for grad in grads)
+    say(unused < len(held) / 2, f"{unused} of {len(held)} parameters take no part in the output.")
+    return len(held) - unused
+
+
+def check_features(features: Callable[[Tensor], Tensor], images: Tensor) -> float:
+    """Judge a feature network for FID: the features of a picture must not depend on the pictures beside it.
+
+    In training mode they do: batch norm takes its statistics from the batch, and dropout is random.
+
+    Args:
+        features: callable: pictures (N, ...) -> (N, d).
+        images: at least 4 pictures.
+
+    Returns:
+        The largest relative difference between a picture's features alone, in a batch, and in another order.
+    """
+    whole = torch.as_tensor(features(images)).detach().double()
+    say(whole.ndim == 2 and len(whole) == len(images), f"the features have shape {tuple(whole.shape)}, not (N, d).")
+    alone = torch.cat([torch.as_tensor(features(images[i : i + 1])).detach().double() for i in range(4)])
+    turned = torch.as_tensor(features(images.flip(0))).detach().double().flip(0)
+    again = torch.as_tensor(features(images)).detach().double()
+    size = float(whole.norm(dim=1).mean())
+    say(float((again - whole).norm(dim=1).max()) < 1e-3 * size, "asked twice, the same pictures have other features.")
+    worst = max(float((alone - whole[:4]).norm(dim=1).max()), float((turned - whole).norm(dim=1).max())) / size
+    say(worst < 1e-3, "a picture's features change with the pictures beside it: in which mode is the network?")
+    return worst
+
+
+def check_reverse_path(times: Sequence[int], states: Sequence[Tensor]) -> float:
+    """Judge a picture of the reverse chain: time must fall from noise to data, in the labels as in the states.
+
+    Args:
+        times: the labels, in the order of drawing.
+        states: x_t at each of them, (..., H, W).
+
+    Returns:
+        How many times rougher the first state is than the last: mean square difference of neighbouring pixels.
+    """
+    say(len(times) == len(states) >= 2, f"there are {len(times)} times for {len(states)} states.")
+    falling = all(a > b for a, b in itertools.pairwise(times))
+    say(falling, "time does not fall along the path: the reverse chain goes from noise to the data.")
+    rough = [float(torch.as_tensor(x).detach().double().diff(dim=-1).square().mean()) for x in states]
+    say(rough[0] > rough[-1], "what is labelled as noise is smoother than what is labelled as data.")
+    return rough[0] / rough[-1]
