@@ -4,6 +4,8 @@ nbgrader is an optional extra; nothing else needs it. Each notebook is an assign
 takes nothing else with it.
 """
 
+import asyncio
+import contextlib
 import copy
 import csv
 import importlib.metadata
@@ -13,11 +15,11 @@ import platform
 import re
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,9 +97,32 @@ class _Course:
         config.ClearSolutions.code_stub = {"python": STUB}
         config.ClearSolutions.text_stub = ANSWER
         config.Execute.timeout = timeout
-        # A kernel that an interrupt does not stop holds up nothing for longer than this.
         config.Execute.shutdown_kernel = "immediate"
+        self.interrupted = False
+
+        def stop(task: asyncio.Task) -> None:
+            self.interrupted = True
+            task.cancel()
+
+        # On Ctrl-C nbclient's own handler takes the kernel away, and the notebook looks as if it had killed it. (A
+        # function of this scope, for traitlets copies its configuration, and what a method is bound to with it.)
+        def started(**cell: Any) -> None:
+            with contextlib.suppress(RuntimeError):  # not the main thread, or Windows
+                asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop, asyncio.current_task())
+
+        config.Execute.on_cell_start = started
         self.api = _nbgrader()(config=config)
+
+    def autograde(self, assignment: str, student: str) -> dict[str, Any]:
+        """Run one notebook of one student; nbgrader's result.
+
+        Raises:
+            KeyboardInterrupt: on Ctrl-C, which nbgrader would take for a failure of the notebook.
+        """
+        done = self.api.autograde(assignment, student)
+        if self.interrupted or "KeyboardInterrupt" in (done.get("error") or ""):
+            raise KeyboardInterrupt
+        return done
 
     def generate(self, path: Path) -> Path:
         """Make the student's version of a solved notebook; where it lies."""
@@ -122,7 +147,7 @@ def _path() -> str:
     return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
 
-@contextmanager
+@contextlib.contextmanager
 def _environment(**changes: str | None) -> Iterator[None]:
     """Environment variables for a while; None takes one away."""
     kept = {name: os.environ.get(name) for name in changes}
@@ -320,7 +345,7 @@ def _run(
     (folder / STUDENT_FILE).write_text(own, encoding="utf-8")
     tampered = _tampered(handed_out, handed_in)
     problems += [f"{file.name}: the check {name} {what}; it was put back." for name, what in tampered.items()]
-    done = course.api.autograde(assignment, student)
+    done = course.autograde(assignment, student)
     if not done["success"]:
         reason = f"{file.name} could not be run: {_reason(done.get('log'))}."
         problems.append(reason)

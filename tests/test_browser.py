@@ -19,6 +19,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 # What JupyterLab shows of itself with --expose-app-in-browser.
 CURRENT = "window.jupyterapp.shell.currentWidget"
+CODE = f"{CURRENT}.content.widgets.filter(cell => cell.model.type === 'code')"
 COMMANDS = "window.jupyterapp.commands"
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium")
 
@@ -79,18 +80,16 @@ def test_run_all_in_jupyterlab(path, lab, browser, tmp_path):
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
     broken = []
     page.on("pageerror", lambda error: broken.append(str(error)))
-    page.goto(f"{address}/lab/tree/notebooks/{path.name}")
+    # A workspace of its own, or JupyterLab opens the notebooks of the tests before as well.
+    page.goto(f"{address}/lab/workspaces/{path.stem}/tree/notebooks/{path.name}?reset")
     page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
     page.wait_for_function(f"{CURRENT}.sessionContext.kernelDisplayStatus === 'idle'", timeout=60_000)
     # Not awaited here: the promise would hold up the browser's answer for minutes.
     page.evaluate(f"() => {{ {COMMANDS}.execute('notebook:clear-all-cell-outputs') }}")
+    page.wait_for_function(f"!{CODE}.some(cell => cell.model.executionCount)", timeout=60_000)
     page.evaluate(f"() => {{ {COMMANDS}.execute('notebook:run-all-cells') }}")
-    ran = (
-        f"{CURRENT}.content.widgets.filter(cell => cell.model.type === 'code').every(cell => cell.model.executionCount)"
-    )
-    failed = (
-        f"{CURRENT}.content.widgets.some(cell => cell.model.outputs && cell.model.outputs.toJSON().some(x => x.ename))"
-    )
+    ran = f"{CODE}.every(cell => cell.model.executionCount)"
+    failed = f"{CODE}.some(cell => cell.model.outputs.toJSON().some(output => output.ename))"
     idle = f"{CURRENT}.sessionContext.kernelDisplayStatus === 'idle'"
     page.wait_for_function(f"{idle} && ({ran} || {failed})", timeout=900_000, polling=1000)
     page.evaluate(f"() => {CURRENT}.context.save()")
@@ -102,6 +101,7 @@ def test_run_all_in_jupyterlab(path, lab, browser, tmp_path):
     assert [output["text"] for output in outputs if output.get("name") == "stderr"] == []
     check_the_page(page, tmp_path / f"{path.stem}.png")
     assert broken == []
+    page.evaluate(f"() => {CURRENT}.sessionContext.shutdown()")
     page.close()
 
 
