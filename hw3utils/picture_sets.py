@@ -1,5 +1,6 @@
 """Sets of pictures by name, for the command line: a folder of PNG files, an array, weights, the embedded data."""
 
+import tokenize
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -88,7 +89,8 @@ def read_pictures(path: str | Path) -> np.ndarray:
         images = np.load(path, allow_pickle=False)
     except FileNotFoundError:
         raise ValueError(f"there is no file {path}; check the path.") from None
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, SyntaxError, OverflowError, tokenize.TokenError, MemoryError) as error:
+        # Python 3.13 lets the tokenizer's error out of a damaged header.
         raise ValueError(f"{path} is not a whole .npy file of pictures ({error}).") from None
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
         got = f"{getattr(images, 'dtype', type(images).__name__)} {getattr(images, 'shape', '')}"

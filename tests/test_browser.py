@@ -69,7 +69,7 @@ def server_wait(server):
 @pytest.fixture(scope="module")
 def browser():
     with playwright.sync_playwright() as engine:
-        chromium = engine.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        chromium = engine.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-dev-shm-usage"])
         yield chromium
         chromium.close()
 
