@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from hw3utils import __version__
 from hw3utils.profiles import PROFILES, current_profile
+from hw3utils.progress import close_bars, progress
 
 if TYPE_CHECKING:
     import torch
@@ -250,7 +251,6 @@ def _train(arguments: argparse.Namespace) -> int:
 
     from hw3utils.checkpoints import check_writable, read_json
     from hw3utils.classifier import CLASSIFIER, train_classifier
-    from hw3utils.progress import progress
     from hw3utils.recipes import RECIPES, is_main_process, process_count, train_sprites
     from hw3utils.sprites import load_sprites
     from hw3utils.training import POINTER, resolve_device
@@ -342,7 +342,6 @@ def _sample(arguments: argparse.Namespace) -> int:
     from hw3utils.checkpoints import load_weights, pretrained_names, pretrained_path
     from hw3utils.networks import guided
     from hw3utils.plots import save_grid
-    from hw3utils.progress import progress
     from hw3utils.sprites import tensor_to_images
     from hw3utils.training import resolve_device
 
@@ -402,7 +401,6 @@ def _sample(arguments: argparse.Namespace) -> int:
 def _fid(arguments: argparse.Namespace) -> int:
     from hw3utils.fid import distance_of, feature_extractor, feature_statistics, kid
     from hw3utils.picture_sets import open_set
-    from hw3utils.progress import progress
     from hw3utils.training import resolve_device
 
     device = resolve_device(arguments.device)
@@ -435,7 +433,6 @@ def _fid_table(arguments: argparse.Namespace, device: "torch.device") -> int:
     from hw3utils import load_pretrained, pretrained_card, sweep
     from hw3utils.fid import feature_extractor
     from hw3utils.networks import compiled, in_precision
-    from hw3utils.progress import progress
     from hw3utils.sprites import load_sprites
 
     if arguments.sets or arguments.extractor != "sprites":
@@ -465,6 +462,7 @@ def _fid_table(arguments: argparse.Namespace, device: "torch.device") -> int:
         for _ in progress(files, desc=f"pictures in {arguments.out}", unit="file", total=sweep.n_files(plan, share)):
             pass
     except KeyboardInterrupt:
+        close_bars()
         print(f"stopped; the same command goes on with what is missing in {arguments.out}", file=sys.stderr)
         return 130
     data = load_sprites()
@@ -520,10 +518,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return parsed.call(parsed)
     except KeyboardInterrupt:
-        print(f"hw3 {parsed.command}: interrupted; what was written before is whole", file=sys.stderr)
+        close_bars()
+        out = getattr(parsed, "out", None)
+        where = f" and in {out}" if out is not None and out.exists() else ""
+        line = "\n" if sys.stderr.isatty() else ""
+        print(f"{line}hw3 {parsed.command}: interrupted; what was written before is whole{where}", file=sys.stderr)
         return 130
     except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
         # One line, whatever a library put into its message.
+        close_bars()
         print(f"hw3 {parsed.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1 if isinstance(error, FloatingPointError) else 2
 

@@ -19,7 +19,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,29 +107,40 @@ class _Course:
         # On Ctrl-C nbclient's own handler takes the kernel away, and the notebook looks as if it had killed it. (A
         # function of this scope, for traitlets copies its configuration, and what a method is bound to with it.)
         def started(**cell: Any) -> None:
+            self.tick()
             with contextlib.suppress(RuntimeError):  # not the main thread, or Windows
                 asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop, asyncio.current_task())
 
         config.Execute.on_cell_start = started
+        self.tick: Callable[[], object] = lambda: None
         self.api = _nbgrader()(config=config)
 
     def autograde(self, assignment: str, student: str) -> dict[str, Any]:
-        """Run one notebook of one student; nbgrader's result.
+        """Run one notebook of one student, `tick` called before each cell; nbgrader's result."""
+        with _environment(**{QUIET_VARIABLE: "1"}):
+            return self._call(self.api.autograde, assignment, student)
+
+    def _call(self, method: Callable[..., dict[str, Any]], *arguments: str) -> dict[str, Any]:
+        """Call nbgrader's interface.
 
         Raises:
-            KeyboardInterrupt: on Ctrl-C, which nbgrader would take for a failure of the notebook.
+            KeyboardInterrupt: on Ctrl-C, which nbgrader takes for a failure of the notebook.
         """
-        done = self.api.autograde(assignment, student)
+        done = method(*arguments)
         if self.interrupted or "KeyboardInterrupt" in (done.get("error") or ""):
             raise KeyboardInterrupt
         return done
+
+    def feedback(self, assignment: str, student: str) -> dict[str, Any]:
+        """Make the HTML page of a notebook that was run; nbgrader's result."""
+        return self._call(self.api.generate_feedback, assignment, student)
 
     def generate(self, path: Path) -> Path:
         """Make the student's version of a solved notebook; where it lies."""
         folder = self.root / "source" / path.stem
         folder.mkdir(parents=True)
         shutil.copy(path, folder)
-        done = self.api.generate_assignment(path.stem)
+        done = self._call(self.api.generate_assignment, path.stem)
         if not done["success"]:
             raise ValueError(f"{path.name} cannot be released: {_reason(done.get('log'))}.")
         return self.root / "release" / path.stem / path.name
@@ -250,7 +261,7 @@ def grade(
     seed = secrets.randbits(31) if seed is None else seed
     results: list[Graded] = []
     changes = {
-        PROFILE_VARIABLE: profile, QUIET_VARIABLE: "1", SEED_VARIABLE: str(seed), STUDENT_VARIABLE: None,
+        PROFILE_VARIABLE: profile, SEED_VARIABLE: str(seed), STUDENT_VARIABLE: None,
         "PYTHONDONTWRITEBYTECODE": "1", "MPLBACKEND": "agg", "PATH": _path(),
     }  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="hw3-grade-") as folder, _environment(**changes):
@@ -279,9 +290,12 @@ def _grade_one(
     for stranger in sorted(set(files) - set(sources)):
         result.problems.append(f"{stranger} is no notebook of this homework and was left out.")
     seconds = {}
-    for file, source in progress(sources.items(), desc=name):
+    masters = {file: nbformat.read(source, as_version=4) for file, source in sources.items()}
+    cells = sum(cell.cell_type == "code" for file in masters.keys() & files.keys() for cell in masters[file].cells)
+    bar = progress(None, total=cells, desc=name, unit="cell")
+    course.tick = bar.update
+    for file, handed_out in masters.items():
         began = time.monotonic()
-        handed_out = nbformat.read(source, as_version=4)
         if file not in files:
             if path.is_dir() or not set(files) & set(sources):
                 result.problems.append(f"{file} was not handed in.")
@@ -297,6 +311,7 @@ def _grade_one(
             continue
         result.cells += _run(course, handed_out, handed_in, files[file], name, text, out, result.problems)
         seconds[file] = round(time.monotonic() - began, 1)
+    bar.close()
     report = {
         "student": name,
         "student_number": text,
@@ -376,7 +391,7 @@ def _run(
                         f"it {tampered[name]} and was put back; then it {state}. {message}",
                     )
             judged.append(Judged(item_of(name), name, file.name, got, possible, state, message.strip()))
-    feedback = course.api.generate_feedback(assignment, student)
+    feedback = course.feedback(assignment, student)
     page = course.root / "feedback" / student / assignment / f"{file.stem}.html"
     if feedback["success"] and page.is_file():
         write_atomically(out / page.name, lambda to: shutil.copyfile(page, to))

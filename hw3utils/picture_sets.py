@@ -28,10 +28,15 @@ class PictureSet:
     Attributes:
         description: where the pictures come from.
         open: starts an iteration over arrays uint8 (B, H, W, 3).
+        batches: how many arrays that gives.
     """
 
     description: str
     open: Callable[[], Iterator[np.ndarray]]
+    batches: int
+
+    def __len__(self) -> int:
+        return self.batches
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return self.open()
@@ -64,12 +69,11 @@ def open_set(
     path = Path(name)
     if name in EMBEDDED:
         data = load_sprites()
-        images = data.train_images if name.endswith("train") else data.test_images
+        images = (data.train_images if name.endswith("train") else data.test_images)[:limit]
         what = "training" if name.endswith("train") else "held-out"
-        return PictureSet(f"the embedded {what} sprites", lambda: _parts(images[:limit], batch_size))
+        return _array(f"the embedded {what} sprites", images, batch_size)
     if path.suffix == ".npy":
-        images = read_pictures(path)[:limit]
-        return PictureSet(str(path), lambda: _parts(images, batch_size))
+        return _array(str(path), read_pictures(path)[:limit], batch_size)
     if path.suffix == ".safetensors" or (path / "weights.safetensors").is_file() or name in pretrained_names():
         weights = path if path.exists() else pretrained_path(name)
         return _samples(name, weights, limit or SAMPLES, steps, eta, seed, device, batch_size)
@@ -98,8 +102,9 @@ def read_pictures(path: str | Path) -> np.ndarray:
     return images
 
 
-def _parts(images: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    return (images[first : first + size] for first in range(0, len(images), size))
+def _array(description: str, images: np.ndarray, size: int) -> PictureSet:
+    firsts = range(0, len(images), size)
+    return PictureSet(description, lambda: (images[first : first + size] for first in firsts), len(firsts))
 
 
 def _samples(
@@ -132,7 +137,8 @@ def _samples(
         )
         return map(tensor_to_images, batches)
 
-    return PictureSet(f"samples of {name} (DDIM, {steps} steps, eta {eta:g}, seed {seed})", make)
+    description = f"samples of {name} (DDIM, {steps} steps, eta {eta:g}, seed {seed})"
+    return PictureSet(description, make, -(-n // batch_size))
 
 
 def _folder(folder: Path, limit: int | None, batch_size: int) -> PictureSet:
@@ -151,7 +157,7 @@ def _folder(folder: Path, limit: int | None, batch_size: int) -> PictureSet:
                     raise ValueError(f"{path} is {got} pixels, expected {width}x{height} like {some[0].name}.")
             yield np.stack(pictures)
 
-    return PictureSet(f"the PNG files in {folder}", read)
+    return PictureSet(f"the PNG files in {folder}", read, -(-len(files) // batch_size))
 
 
 def _png(path: Path) -> np.ndarray:

@@ -30,3 +30,9 @@ def progress(
     stored outputs hold none).
     """
     return tqdm(items, total=total, desc=desc, disable=quiet() or not show, mininterval=1, leave=False, **options)
+
+
+def close_bars() -> None:
+    """Take every progress bar off the screen, so that what is said next has a line of its own."""
+    for bar in list(getattr(tqdm, "_instances", ())):
+        bar.close()

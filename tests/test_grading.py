@@ -3,6 +3,10 @@
 import csv
 import hashlib
 import json
+import os
+import shutil
+import signal
+import subprocess
 import sys
 
 import nbformat
@@ -324,3 +328,46 @@ def test_a_spreadsheet_takes_no_text_for_a_formula():
     assert grading._cell("=1+1") == "'=1+1"
     assert grading._cell("") == ""
     assert grading._cell("name") == "name"
+
+
+# ------------------------------------------------------------------------------------------------- somebody waits
+
+
+def interrupted(command, bar):
+    """Run a command until its progress bar is on the screen, press Ctrl-C, and give its code and what it said."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hw3utils", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "HW3_QUIET": "0"},
+    )
+    seen = b""
+    while bar not in seen:
+        byte = process.stderr.read(1)
+        assert byte, seen.decode()
+        seen += byte
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate()
+    return process.returncode, error.decode()
+
+
+def test_ctrl_c_stops_a_release_and_leaves_no_half_edition(tmp_path):
+    out = tmp_path / "edition"
+    code, error = interrupted(["release", "--out", str(out)], b"releasing")
+    assert code == 130
+    assert error.splitlines()[-1] == f"hw3 release: interrupted; what was written before is whole and in {out}"
+    assert list(out.iterdir()) == []
+
+
+def test_grading_shows_its_progress_and_ctrl_c_keeps_the_reports(tmp_path):
+    for name in ("alice", "bob"):
+        (tmp_path / name).mkdir()
+    shutil.copy(NOTEBOOKS / "02_ddpm_training.ipynb", tmp_path / "bob")
+    out = tmp_path / "grades"
+    command = ["grade", str(tmp_path / "alice"), str(tmp_path / "bob"), "--profile", "tiny", "--out", str(out)]
+    code, error = interrupted(command, b"bob: ")
+    assert code == 130
+    assert "Traceback" not in error
+    assert error.splitlines()[-1] == f"hw3 grade: interrupted; what was written before is whole and in {out}"
+    assert json.loads((out / "alice" / "report.json").read_text())["automatic"]["points"] == 0
+    assert not (out / "bob" / "report.json").exists()

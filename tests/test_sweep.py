@@ -7,12 +7,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import hw3utils
 from hw3utils import sweep
 from hw3utils.__main__ import main
 from hw3utils.fid import feature_extractor, jackknife_error
 from hw3utils.networks import in_precision
+from hw3utils.picture_sets import open_set
 from hw3utils.samplers import sample_ddim, sample_in_batches
 from hw3utils.schedules import linear_schedule
 from hw3utils.sprites import load_sprites, tensor_to_images
@@ -159,6 +161,17 @@ def test_fid_command_line(tmp_path, capsys):
     assert "KID" in said
     assert main(["fid", "sprites", "embedded:test", "--n", "8", "--steps", "2"]) == 0
     assert "samples of sprites (DDIM, 2 steps" in capsys.readouterr().out
+
+
+def test_a_set_knows_how_many_batches_it_gives(tmp_path):
+    images = load_sprites(n_train=23, n_test=10).train_images
+    np.save(tmp_path / "a.npy", images)
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{i:02d}.png")
+    for name in (str(tmp_path / "a.npy"), str(tmp_path), "embedded:test", "sprites"):
+        for n in (20, 21):
+            pictures = open_set(name, n=n, steps=1, batch_size=5)
+            assert len(list(pictures)) == len(pictures) == {20: 4, 21: 5}[n]
 
 
 @pytest.mark.parametrize(
