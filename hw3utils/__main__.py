@@ -169,7 +169,7 @@ def _parser() -> argparse.ArgumentParser:
 def _bench(arguments: argparse.Namespace) -> int:
     from hw3utils import bench
     from hw3utils.checkpoints import check_writable, write_json
-    from hw3utils.training import resolve_device
+    from hw3utils.devices import resolve_device
 
     unknown = [part for part in arguments.parts if part not in bench.PARTS]
     if unknown:
@@ -251,9 +251,10 @@ def _train(arguments: argparse.Namespace) -> int:
 
     from hw3utils.checkpoints import check_writable, read_json
     from hw3utils.classifier import CLASSIFIER, train_classifier
+    from hw3utils.devices import resolve_device
     from hw3utils.recipes import RECIPES, is_main_process, process_count, train_sprites
     from hw3utils.sprites import load_sprites
-    from hw3utils.training import POINTER, resolve_device
+    from hw3utils.training import POINTER
 
     recipe = {**RECIPES, "classifier": CLASSIFIER}[arguments.recipe]
     names = [field.name for field in dataclasses.fields(recipe)]
@@ -340,10 +341,10 @@ def _sample(arguments: argparse.Namespace) -> int:
 
     from hw3utils import samplers
     from hw3utils.checkpoints import load_weights, pretrained_names, pretrained_path
+    from hw3utils.devices import resolve_device
     from hw3utils.networks import guided
     from hw3utils.plots import save_grid
     from hw3utils.sprites import tensor_to_images
-    from hw3utils.training import resolve_device
 
     if arguments.guidance is not None and arguments.label is None:
         raise ValueError("--guidance strengthens a class; give the class with --label as well.")
@@ -399,9 +400,9 @@ def _sample(arguments: argparse.Namespace) -> int:
 
 
 def _fid(arguments: argparse.Namespace) -> int:
+    from hw3utils.devices import resolve_device
     from hw3utils.fid import distance_of, feature_extractor, feature_statistics, kid
     from hw3utils.picture_sets import open_set
-    from hw3utils.training import resolve_device
 
     device = resolve_device(arguments.device)
     if arguments.table:

@@ -13,8 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from hw3utils.devices import resolve_device
 from hw3utils.networks import SpriteClassifier, UNet
-from hw3utils.schedules import NoiseSchedule, schedule_from_card
+from hw3utils.schedules import NoiseSchedule, schedule_from_card, shown
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {"UNet": UNet, "SpriteClassifier": SpriteClassifier}
 
@@ -201,9 +202,11 @@ def load_weights(
         The network in fp32 and evaluation mode, its schedule (None for a classifier), and the whole card.
 
     Raises:
-        ValueError: when a file is damaged, the card does not belong to the weights, or names an unknown network.
+        ValueError: when the device is not here, a file is damaged, or the card does not belong to the weights or names
+            an unknown network.
         FileNotFoundError: when a file is missing.
     """
+    device = resolve_device(device)
     path = Path(path)
     if path.is_dir():
         path = path / "weights.safetensors"
@@ -218,7 +221,7 @@ def load_weights(
     described = card["network"]
     name = described.get("name") if isinstance(described, dict) else None
     if not isinstance(name, str) or name not in NETWORKS:
-        raise ValueError(f"{card_path} names the network {name!r}, expected one of {', '.join(NETWORKS)}.")
+        raise ValueError(f"{card_path} names the network {shown(name)}, expected one of {', '.join(NETWORKS)}.")
     try:
         # First weights are drawn and then replaced: let them not move the global random state.
         with torch.random.fork_rng(devices=[]):
@@ -246,7 +249,9 @@ def pretrained_path(name: str) -> Path:
         ValueError: on an unknown name.
     """
     if name not in pretrained_names():
-        raise ValueError(f"there are no shipped weights {name!r}, expected one of {', '.join(pretrained_names())}.")
+        raise ValueError(
+            f"there are no shipped weights {shown(name)}, expected one of {', '.join(pretrained_names())}."
+        )
     return PRETRAINED_FOLDER / f"{name}.safetensors"
 
 
@@ -263,7 +268,7 @@ def load_pretrained(
         The network in fp32 and evaluation mode, and its schedule (None for the classifier).
 
     Raises:
-        ValueError: on an unknown name or a damaged file.
+        ValueError: on an unknown name, a damaged file, or a device that is not here.
     """
     network, schedule, _ = load_weights(pretrained_path(name), device=device)
     return network, schedule
@@ -280,5 +285,5 @@ def pretrained_card(name: str = "sprites") -> dict[str, Any]:
     """
     names = sorted(path.stem for path in PRETRAINED_FOLDER.glob("*.json"))
     if name not in names:
-        raise ValueError(f"there is no card {name!r}, expected one of {', '.join(names)}.")
+        raise ValueError(f"there is no card {shown(name)}, expected one of {', '.join(names)}.")
     return read_json(PRETRAINED_FOLDER / f"{name}.json")

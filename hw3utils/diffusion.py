@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hw3utils.schedules import NoiseSchedule, check_count, check_number
+from hw3utils.schedules import NoiseSchedule, check_count, check_number, shown
 
 EpsModel = Callable[[Tensor, Tensor], Tensor]
 Generators = torch.Generator | Sequence[torch.Generator] | None
@@ -80,8 +80,10 @@ def gaussian_noise(x: Tensor, generator: Generators = None) -> Tensor:
         Noise, same shape, dtype and device as x.
 
     Raises:
-        ValueError: the number of generators is not the number of samples.
+        ValueError: x is no floating-point tensor, or the number of generators is not the number of samples.
     """
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        check_data(x, "x")
     if generator is None:
         return torch.randn_like(x)
     if isinstance(generator, torch.Generator):
@@ -350,8 +352,30 @@ class BoundTerms:
 
 
 def gaussian_decoder(x0: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    """Give -log N(x0; mean, variance) of each entry, in nats: L_0 for continuous data."""
+    """Give -log N(x0; mean, variance) of each entry, in nats: L_0 for continuous data.
+
+    Args:
+        x0: data, floating point.
+        mean, variance: of p(x_0 | x_1), shapes that broadcast against x0.
+
+    Raises:
+        ValueError: shapes that do not fit, NaN or infinity, or a variance that is not positive.
+    """
+    _check_decoder(x0, mean, variance)
     return 0.5 * ((2 * math.pi * variance).log() + (x0 - mean).square() / variance)
+
+
+def _check_decoder(x0: Tensor, mean: Tensor, variance: Tensor) -> None:
+    """Raise ValueError unless these are data and a Gaussian for each of their entries."""
+    for value, name in ((x0, "x0"), (mean, "mean"), (variance, "variance")):
+        check_data(value, name)
+        try:
+            torch.broadcast_shapes(value.shape, x0.shape)
+        except RuntimeError:
+            got = tuple(value.shape)
+            raise ValueError(f"{name} has shape {got}, expected one that fits x0 of {tuple(x0.shape)}.") from None
+    if not bool((variance > 0).all()):
+        raise ValueError(f"variance goes down to {float(variance.min()):.6g}, expected positive numbers.")
 
 
 def discrete_decoder(x0: Tensor, mean: Tensor, variance: Tensor, *, levels: int = 256) -> Tensor:
@@ -366,11 +390,12 @@ def discrete_decoder(x0: Tensor, mean: Tensor, variance: Tensor, *, levels: int 
         Shape of x0. The probabilities of all bins sum to 1.
 
     Raises:
-        ValueError: levels is not an integer of at least 2, or x0 leaves [-1, 1].
+        ValueError: levels is not an integer of at least 2, x0 leaves [-1, 1], or as `gaussian_decoder`.
 
     Source: Ho, Jain and Abbeel 2020, arXiv 2006.11239, equation 13.
     """
     levels = check_count(levels, "levels", low=2)
+    _check_decoder(x0, mean, variance)
     if not bool((x0.abs() <= 1 + 1e-6).all()):
         raise ValueError(f"x0 lies in [{float(x0.min())}, {float(x0.max())}], expected [-1, 1].")
     half = 1 / (levels - 1)
@@ -493,8 +518,8 @@ def gaussian_bound_terms(
 
 def _model_variances(schedule: NoiseSchedule, variance: str) -> tuple[Tensor, Tensor, Tensor]:
     """Coefficient of x_0 in the posterior mean, posterior variance, and the model's variance, for t = 0..T."""
-    if variance not in ("beta", "posterior"):
-        raise ValueError(f"variance is {variance!r}, expected 'beta' or 'posterior'.")
+    if not isinstance(variance, str) or variance not in ("beta", "posterior"):
+        raise ValueError(f"variance is {shown(variance)}, expected 'beta' or 'posterior'.")
     on_x0, _, q_variance = _posterior_tables(schedule)
     p_variance = (schedule.beta if variance == "beta" else q_variance).clone()
     p_variance[1] = schedule.beta[1]

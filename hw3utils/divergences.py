@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hw3utils.diffusion import check_data, gaussian_noise
 from hw3utils.mixtures import GaussianMixture
-from hw3utils.schedules import check_count
+from hw3utils.schedules import check_count, check_number
 
 
 def _samples(x: Tensor, name: str, *, like: Tensor | None = None) -> Tensor:
@@ -122,6 +122,7 @@ def grid_kl(
     if x.shape[1] != 2:
         raise ValueError(f"x has {x.shape[1]} dimensions, expected points of the plane.")
     bins = check_count(bins, "bins")
+    low, high = check_number(low, "low"), check_number(high, "high")
     if not low < high:
         raise ValueError(f"the grid goes from {low} to {high}, expected low below high.")
     side = (high - low) / bins

@@ -21,8 +21,9 @@ from torchmetrics.image.fid import NoTrainInceptionV3
 from torchmetrics.image.kid import poly_mmd
 
 from hw3utils.checkpoints import file_sha256, load_weights, pretrained_path, read_tensors
+from hw3utils.devices import resolve_device
 from hw3utils.networks import SpriteClassifier
-from hw3utils.schedules import check_count
+from hw3utils.schedules import check_count, shown
 
 Pictures = np.ndarray | Tensor | Iterable[np.ndarray | Tensor]
 
@@ -230,6 +231,7 @@ def feature_extractor(
 
     Source: Heusel et al. 2017, arXiv 1706.08500; torch-fidelity's FeatureExtractorInceptionV3.
     """
+    device = resolve_device(device)
     if name == "sprites":
         if inception_weights is not None:
             raise ValueError("Inception weights were given but the features are 'sprites'; ask for 'inception'.")
@@ -237,7 +239,7 @@ def feature_extractor(
         return _SpriteFeatures(classifier, card["feature_scale"]).to(device)
     if name == "inception":
         return _inception(inception_weights, download).to(device)
-    raise ValueError(f"there are no features {name!r}, expected 'sprites' or 'inception'.")
+    raise ValueError(f"there are no features {shown(name)}, expected 'sprites' or 'inception'.")
 
 
 def _inception(weights: str | Path | None, download: bool) -> Features:
@@ -445,6 +447,7 @@ def kid(
     """
     check_count(subset_size, "subset_size", low=2)
     network = feature_extractor(extractor) if isinstance(extractor, str) else extractor
+    seed = None if seed is None else check_count(seed, "seed", low=0)
     sets = [
         _in_order(pictures, None if seed is None else seed + i) for i, pictures in enumerate((pictures_1, pictures_2))
     ]
@@ -546,8 +549,13 @@ def nearest_distances(pictures: np.ndarray, others: np.ndarray, *, chunk: int = 
         float64 (N,), in levels of 0 to 255; 0 for a copy.
 
     Raises:
-        ValueError: when the pictures have different sizes.
+        ValueError: when the pictures are none, or have different sizes.
     """
+    for images in (pictures, others):
+        if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4:
+            got = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
+            raise ValueError(f"pictures are {got}, expected arrays uint8 (N, H, W, 3).")
+    chunk = check_count(chunk, "chunk")
     if pictures.shape[1:] != others.shape[1:] or not len(others):
         raise ValueError(
             f"pictures have shapes {pictures.shape} and {others.shape}, expected the same height and width."

@@ -33,6 +33,8 @@ def _start(x: Tensor, step_size: float, n_steps: int, sigma: float) -> tuple[Ten
 
 def _evaluate(score: Score, x: Tensor, sigma: float) -> Tensor:
     """The score at x, checked: a chain that has left all numbers is told at once."""
+    if not bool(x.isfinite().all()):
+        raise ValueError("the chain has left all numbers; take a smaller step size.")
     with torch.no_grad():
         s = score(x, sigma)
     if not isinstance(s, Tensor) or s.shape != x.shape:
@@ -142,8 +144,13 @@ def acceptance_log_ratio(
     Returns:
         The log ratio, shape (B,); antisymmetric in x and y.
 
+    Raises:
+        ValueError: states that do not fit, NaN or infinity, or a step size that is not positive.
+
     Source: Roberts and Tweedie 1996, section 1.4.
     """
+    x, step_size, _, sigma = _start(x, step_size, 1, sigma)
+    check_data(y, "y", like=x)
 
     def log_q(to: Tensor, here: Tensor) -> Tensor:
         mean = here + step_size / 2 * _evaluate(score, here, sigma)

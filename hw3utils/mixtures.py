@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hw3utils.diffusion import check_times, look_up
-from hw3utils.schedules import NoiseSchedule, check_count, check_number
+from hw3utils.schedules import NoiseSchedule, check_count, check_number, shown
 
 
 class GaussianMixture:
@@ -147,7 +147,7 @@ class GaussianMixture:
             Natural logarithm of the density, shape (...).
 
         Raises:
-            ValueError: x is not a floating-point tensor of that shape.
+            ValueError: x is not a floating-point tensor of that shape, or not finite.
         """
         return torch.logsumexp(self._joint(x)[0], dim=-1)
 
@@ -165,7 +165,7 @@ class GaussianMixture:
             The score, shape of x.
 
         Raises:
-            ValueError: x is not a floating-point tensor of that shape.
+            ValueError: x is not a floating-point tensor of that shape, or not finite.
         """
         return self._score(x, 1.0, 0.0)
 
@@ -373,7 +373,7 @@ def _student(student_number: Any) -> int:
     try:
         return check_count(digits, "student_number", low=0, high=10**20 - 1)
     except ValueError:
-        raise ValueError(f"student_number is {student_number!r}, expected a number of 1 to 20 digits.") from None
+        raise ValueError(f"student_number is {shown(student_number)}, expected a number of 1 to 20 digits.") from None
 
 
 def _uniform(number: int, purpose: str) -> float:
@@ -420,12 +420,18 @@ def _decompose(covariances: Tensor, K: int, D: int) -> tuple[Tensor, Tensor | No
 
 
 def _check_points(x: Any, D: int) -> None:
-    """Raise ValueError unless x is a floating-point tensor (..., D). Only the shape counts: torch.func works."""
+    """Raise ValueError unless x is a floating-point tensor (..., D) of finite numbers."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
         got = f"a tensor of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"x is {got}, expected a floating-point tensor.")
     if x.ndim == 0 or x.shape[-1] != D:
         raise ValueError(f"x has shape {tuple(x.shape)}, expected (..., {D}).")
+    try:
+        finite = x.device.type != "cpu" or bool(torch.isfinite(x).all())
+    except RuntimeError:  # under torch.func.vmap no number can be asked for
+        finite = True
+    if not finite:
+        raise ValueError("x holds NaN or infinity, expected finite numbers.")
 
 
 def _flat(x: Any, D: int) -> Tensor:

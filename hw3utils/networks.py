@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hw3utils.schedules import check_count, check_number, schedule_from_card
+from hw3utils.schedules import check_count, check_number, schedule_from_card, shown
 
 
 def sinusoidal_embedding(t: Tensor, dimension: int, *, max_period: float = 10_000.0) -> Tensor:
@@ -142,7 +142,7 @@ class UNet(nn.Module):
             ("blocks_up", blocks_up, 16),
         ):
             if not isinstance(values, Sequence) or isinstance(values, str) or not 0 < len(values) <= 8:
-                raise ValueError(f"{name} is {values!r}, expected one number for each of 1 to 8 levels.")
+                raise ValueError(f"{name} is {shown(values)}, expected one number for each of 1 to 8 levels.")
             for value in values:
                 check_count(value, f"a number in {name}", high=high)
         if not len(widths) == len(blocks_down) == len(blocks_up):
@@ -219,6 +219,9 @@ class UNet(nn.Module):
         Raises:
             ValueError: on a wrong shape or dtype.
         """
+        for value, name in ((x_t, "x_t"), (t, "t"), *([] if label is None else [(label, "label")])):
+            if not isinstance(value, Tensor):
+                raise ValueError(f"{name} is {type(value).__name__}, expected a tensor.")
         factor = 2 ** (len(self.down) - 1)
         channels = self.stem.in_channels
         if not x_t.is_floating_point():
@@ -306,8 +309,8 @@ def in_precision(network: nn.Module, precision: str) -> nn.Module:
     Raises:
         ValueError: on another precision.
     """
-    if precision not in ("fp32", "bf16"):
-        raise ValueError(f"precision is {precision!r}, expected 'fp32' or 'bf16'.")
+    if not isinstance(precision, str) or precision not in ("fp32", "bf16"):
+        raise ValueError(f"precision is {shown(precision)}, expected 'fp32' or 'bf16'.")
     return network if precision == "fp32" else _Autocast(network)
 
 
@@ -343,7 +346,12 @@ def compiled(network: nn.Module, precision: str = "fp32") -> nn.Module:
     frozen = next(network.parameters()).device.type == "cpu"
     if precision == "fp32":
         fast = fast.to(memory_format=torch.channels_last)
-    return torch.compile(fast, options={"freezing": frozen})
+    options: dict[str, Any] = {"freezing": frozen}
+    width = {"DEFAULT": 0, "AVX2": 256, "AVX512": 512}.get(torch.backends.cpu.get_cpu_capability())
+    if width is not None:
+        # Named, it is part of the key of torch's cache, which otherwise takes what was compiled for another one.
+        options["cpp.simdlen"] = width
+    return torch.compile(fast, options=options)
 
 
 class ScoreMLP(nn.Module):
@@ -402,6 +410,9 @@ class ScoreMLP(nn.Module):
         Raises:
             ValueError: on a wrong shape, or a sigma that is not above 0.
         """
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(f"this network takes floating-point points (B, {self.dimension}): got {got}.")
         if x.ndim != 2 or x.shape[1] != self.dimension:
             raise ValueError(f"this network takes points (B, {self.dimension}): got shape {tuple(x.shape)}.")
         if not self.conditional:
@@ -460,7 +471,7 @@ class SpriteClassifier(nn.Module):
     def __init__(self, *, attributes: Mapping[str, int], width: int = 32, features: int = 128) -> None:
         super().__init__()
         if not isinstance(attributes, Mapping) or not attributes or len(attributes) > 1000:
-            raise ValueError(f"attributes is {attributes!r}, expected names and numbers of values.")
+            raise ValueError(f"attributes is {shown(attributes)}, expected names and numbers of values.")
         self.attributes = {
             str(name): check_count(n, f"the values of {name}", high=10_000) for name, n in attributes.items()
         }

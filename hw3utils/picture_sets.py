@@ -66,6 +66,11 @@ def open_set(
         ValueError: when there is no such set, or what is there is no set of pictures.
     """
     limit = None if n is None else check_count(n, "n")
+    batch_size, steps, seed = (
+        check_count(batch_size, "batch_size"),
+        check_count(steps, "steps"),
+        check_count(seed, "seed", low=0),
+    )
     path = Path(name)
     if name in EMBEDDED:
         data = load_sprites()

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hw3utils.checkpoints import write_atomically
 from hw3utils.progress import quiet
+from hw3utils.schedules import check_count, check_number
 
 # Okabe and Ito's eight colours, which stay apart for colour-blind readers; black left out, the yellow put last.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#F0E442")
@@ -181,11 +182,12 @@ def tile(images: np.ndarray, *, columns: int, gap: int = 1) -> np.ndarray:
         uint8 (rows (H + gap) - gap, columns (W + gap) - gap, 3).
 
     Raises:
-        ValueError: on another shape or dtype, or no picture.
+        ValueError: on another shape or dtype, no picture, or no column.
     """
     images = np.asarray(images)
     if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or not len(images):
         raise ValueError(f"pictures to tile are uint8 (N, H, W, 3): got {images.dtype} {images.shape}.")
+    columns, gap = check_count(columns, "columns"), check_count(gap, "gap", low=0, high=1000)
     n, h, w, _ = images.shape
     rows = -(-n // columns)
     sheet = np.full((rows * columns, h + gap, w + gap, 3), 255, np.uint8)
@@ -245,16 +247,19 @@ def save_grid(images: np.ndarray, path: str | Path, *, columns: int = 10, scale:
         scale: side of a pixel.
 
     Raises:
+        ValueError: as `tile`.
         OSError: when the file cannot be written.
     """
     from PIL import Image
 
-    sheet = tile(images, columns=min(columns, len(images))).repeat(scale, 0).repeat(scale, 1)
+    columns, scale = check_count(columns, "columns"), check_count(scale, "scale", high=100)
+    sheet = tile(images, columns=min(columns, max(1, len(images)))).repeat(scale, 0).repeat(scale, 1)
     return write_atomically(path, lambda temporary: Image.fromarray(sheet).save(temporary, format="PNG"))
 
 
 def smooth(values: Sequence[float] | Tensor, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Means of consecutive stretches of `width` values, and the index (from 1) of the last value of each."""
+    width = check_count(width, "width")
     values = np.asarray(values, dtype=np.float64)
     n = len(values) // width
     return np.arange(1, n + 1) * width, values[: n * width].reshape(n, width).mean(1)
@@ -266,6 +271,7 @@ OUTSIDE = (0.01, 0.1, 0.3, 0.5, 0.7, 0.9)
 
 def grid_points(low: float, high: float, n: int) -> Tensor:
     """Points of a square grid, float32 (n * n, 2), the second coordinate running fastest."""
+    low, high, n = check_number(low, "low"), check_number(high, "high"), check_count(n, "n", high=10_000)
     line = torch.linspace(low, high, n)
     return torch.cartesian_prod(line, line)
 

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from hw3utils.devices import resolve_device
 from hw3utils.diffusion import (
     EpsModel,
     Generators,
@@ -30,7 +31,7 @@ from hw3utils.diffusion import (
     gaussian_noise,
     perturb_input,
 )
-from hw3utils.schedules import NoiseSchedule, check_count, check_number
+from hw3utils.schedules import NoiseSchedule, check_count, check_number, shown
 
 Steps = int | Sequence[int] | Tensor | None
 ClipRange = bool | tuple[float, float] | None
@@ -92,7 +93,7 @@ def time_grid(T: int, S: int, spacing: str = "uniform", *, schedule: NoiseSchedu
         tau = torch.cat([i[:1], torch.minimum(tau, T - S + 1 + i[:-1])])
         tau[-1] = T
     else:
-        raise ValueError(f"spacing is {spacing!r}, expected 'uniform', 'quadratic' or 'logsnr'.")
+        raise ValueError(f"spacing is {shown(spacing)}, expected 'uniform', 'quadratic' or 'logsnr'.")
     return tau.flip(0)
 
 
@@ -236,10 +237,10 @@ def _check_clip(clip_x0: ClipRange) -> tuple[float, float] | None:
     if clip_x0 is True:
         return -1.0, 1.0
     if not isinstance(clip_x0, Sequence) or len(clip_x0) != 2:
-        raise ValueError(f"clip_x0 is {clip_x0!r}, expected False, True for (-1, 1), or a pair (low, high).")
+        raise ValueError(f"clip_x0 is {shown(clip_x0)}, expected False, True for (-1, 1), or a pair (low, high).")
     low, high = (check_number(value, "a limit of clip_x0") for value in clip_x0)
     if low >= high:
-        raise ValueError(f"clip_x0 is {clip_x0!r}, expected low < high.")
+        raise ValueError(f"clip_x0 is {shown(clip_x0)}, expected low < high.")
     return low, high
 
 
@@ -275,8 +276,8 @@ def ddpm_steps(
     scale = check_number(noise_scale, "noise_scale")
     if scale < 0:
         raise ValueError(f"noise_scale is {scale}, expected a number of at least 0.")
-    if variance not in ("beta", "posterior"):
-        raise ValueError(f"variance is {variance!r}, expected 'beta' or 'posterior'.")
+    if not isinstance(variance, str) or variance not in ("beta", "posterior"):
+        raise ValueError(f"variance is {shown(variance)}, expected 'beta' or 'posterior'.")
 
     def sigma(t: int, s: int) -> float:
         if variance == "beta":
@@ -673,6 +674,7 @@ def sample_batches(
     shape = tuple(check_count(size, "a size in shape") for size in shape)
     if x_T is not None and tuple(x_T.shape) != (n, *shape):
         raise ValueError(f"x_T has shape {tuple(x_T.shape)}, expected {(n, *shape)}.")
+    device = resolve_device(device)
     for name, value in (model_kwargs or {}).items():
         if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != n:
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

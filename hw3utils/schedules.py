@@ -14,6 +14,12 @@ import torch
 from torch import Tensor
 
 
+def shown(value: Any, *, width: int = 80) -> str:
+    """Write a value into an error message: in one line, and no longer than `width` characters."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= width else text[: width - 4] + " ..."
+
+
 def check_count(value: Any, name: str, *, low: int = 1, high: int | None = None) -> int:
     """Return `value` as an int, or say in one sentence what was wrong with it.
 
@@ -30,8 +36,8 @@ def check_count(value: Any, name: str, *, low: int = 1, high: int | None = None)
         if isinstance(value, bool):
             raise TypeError
         number = operator.index(value)
-    except TypeError:
-        raise ValueError(f"{name} is {value!r}, expected {span}.") from None
+    except (TypeError, RuntimeError):
+        raise ValueError(f"{name} is {shown(value)}, expected {span}.") from None
     if number < low or (high is not None and number > high):
         raise ValueError(f"{name} is {number}, expected {span}.")
     return number
@@ -44,7 +50,7 @@ def check_number(value: Any, name: str, *, expected: str = "a finite number") ->
             raise TypeError
         number = float(value)
     except (TypeError, ValueError, RuntimeError, OverflowError):
-        raise ValueError(f"{name} is {value!r}, expected {expected}.") from None
+        raise ValueError(f"{name} is {shown(value)}, expected {expected}.") from None
     if not math.isfinite(number):
         raise ValueError(f"{name} is {number}, expected {expected}.")
     return number
@@ -222,7 +228,7 @@ def schedule_from_card(card: Mapping[str, Any]) -> NoiseSchedule:
     10
     """
     if not isinstance(card, Mapping) or "name" not in card:
-        raise ValueError(f"the schedule card is {card!r}, expected a mapping with the key 'name'.")
+        raise ValueError(f"the schedule card is {shown(card)}, expected a mapping with the key 'name'.")
     parameters = {key: value for key, value in card.items() if key != "name"}
     name = card["name"]
     if name == "custom":
@@ -232,7 +238,7 @@ def schedule_from_card(card: Mapping[str, Any]) -> NoiseSchedule:
             )
         return NoiseSchedule.from_beta(parameters["beta"])
     if not isinstance(name, str) or name not in _MAKERS:
-        raise ValueError(f"the schedule's name is {name!r}, expected one of {[*_MAKERS, 'custom']}.")
+        raise ValueError(f"the schedule's name is {shown(name)}, expected one of {[*_MAKERS, 'custom']}.")
     try:
         return _MAKERS[name](**parameters)
     except TypeError:

@@ -29,9 +29,10 @@ from hw3utils.checkpoints import (
     write_json,
     write_tensors,
 )
+from hw3utils.devices import resolve_device as resolve_device
 from hw3utils.losses import implicit_score_matching, sliced_score_matching
 from hw3utils.progress import progress
-from hw3utils.schedules import NoiseSchedule, check_count, check_number
+from hw3utils.schedules import NoiseSchedule, check_count, check_number, shown
 
 PRECISIONS = ("fp32", "bf16")
 Batch = tuple[Tensor, ...]
@@ -80,9 +81,9 @@ class TrainConfig:
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay is {self.ema_decay}, expected a number in [0, 1).")
         if not isinstance(self.lr_decay, bool):
-            raise ValueError(f"lr_decay is {self.lr_decay!r}, expected True or False.")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision is {self.precision!r}, expected one of {', '.join(PRECISIONS)}.")
+            raise ValueError(f"lr_decay is {shown(self.lr_decay)}, expected True or False.")
+        if not isinstance(self.precision, str) or self.precision not in PRECISIONS:
+            raise ValueError(f"precision is {shown(self.precision)}, expected one of {', '.join(PRECISIONS)}.")
 
 
 class Objective(Protocol):
@@ -95,6 +96,12 @@ class Objective(Protocol):
     def draw(self, batch: Batch, generator: torch.Generator) -> Batch: ...
 
     def __call__(self, network: nn.Module, *drawn: Tensor) -> Tensor: ...
+
+
+def _check_floating(data: Tensor) -> None:
+    """Raise ValueError unless noise of the same type can be added to the data."""
+    if not data.is_floating_point():
+        raise ValueError(f"the data are {data.dtype}, expected floating-point numbers (pictures may be uint8).")
 
 
 class DiffusionObjective:
@@ -127,6 +134,7 @@ class DiffusionObjective:
         pictures, *labels = batch
         x0 = pictures.float() / 127.5 - 1 if pictures.dtype == torch.uint8 else pictures
         b, device = len(x0), x0.device
+        _check_floating(x0)
         t = torch.randint(1, self.schedule.T + 1, (b,), generator=generator, device=device)
         eps = torch.randn(x0.shape, generator=generator, device=device, dtype=x0.dtype)
         if not labels:
@@ -160,6 +168,7 @@ class DenoisingObjective:
 
     def draw(self, batch: Batch, generator: torch.Generator) -> Batch:
         [x] = batch
+        _check_floating(x)
         index = torch.randint(len(self.sigmas), (len(x),), generator=generator, device=x.device)
         z = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
         return x, self.sigmas.to(x)[index], z
@@ -186,6 +195,7 @@ class SlicedObjective:
 
     def draw(self, batch: Batch, generator: torch.Generator) -> Batch:
         [x] = batch
+        _check_floating(x)
         return x, torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
 
     def __call__(self, network: nn.Module, x: Tensor, v: Tensor) -> Tensor:
@@ -263,28 +273,6 @@ class Step(NamedTuple):
     ema: EMA
 
 
-def resolve_device(name: str | torch.device = "auto") -> torch.device:
-    """The device of a name; "auto" is CUDA, else MPS, else the CPU.
-
-    Raises:
-        ValueError: on an unknown name, or a device that this machine lacks.
-    """
-    if str(name) == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        if device.type not in ("cpu", "cuda", "mps"):
-            raise RuntimeError
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError):
-        raise ValueError(
-            f"device {str(name)!r} is not here; take auto, cpu, cuda or mps, as this machine has."
-        ) from None
-    return device
-
-
 @torch.no_grad()
 def heldout_loss(
     network: nn.Module, objective: Objective, data: Tensor | Batch, *, seed: int = 0, batch_size: int = 256
@@ -320,7 +308,7 @@ def heldout_loss(
 
 
 def _as_batch(data: Tensor | Sequence[Tensor]) -> Batch:
-    """One tensor or several of equal length as a tuple."""
+    """One tensor or several of equal length as a tuple; the first is pictures or points, the others go with them."""
     data = (data,) if isinstance(data, Tensor) else tuple(data)
     if not all(isinstance(tensor, Tensor) and tensor.ndim for tensor in data):
         got = ", ".join(type(tensor).__name__ for tensor in data)
@@ -328,6 +316,9 @@ def _as_batch(data: Tensor | Sequence[Tensor]) -> Batch:
     lengths = [len(tensor) for tensor in data]
     if not lengths or not lengths[0] or len(set(lengths)) > 1:
         raise ValueError(f"data is one tensor or several of the same length, not empty: got lengths {lengths}.")
+    for tensor in data:
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ValueError("the data hold NaN or infinity, expected finite numbers.")
     return data
 
 
@@ -765,7 +756,14 @@ def read_average(out: str | Path) -> dict[str, Tensor]:
 
 
 def seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """Make a network, on the CPU, whose first weights depend on the seed only; no global random state is changed."""
+    """Make a network, on the CPU, whose first weights depend on the seed (0..2^32 - 1) only.
+
+    No global random state is changed.
+
+    Raises:
+        ValueError: when the seed is not such a number.
+    """
+    seed = check_count(seed, "seed", low=0, high=2**32 - 1)
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed, which would seed every accelerator as well, for good.
         torch.default_generator.manual_seed(seed)

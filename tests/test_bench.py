@@ -3,7 +3,9 @@
 import itertools
 import json
 import math
+import os
 import subprocess
+import sys
 
 import pytest
 import torch
@@ -110,6 +112,25 @@ def test_compiled_network_answers_as_the_plain_one():
             parameter.normal_(0, 0.1, generator=generator)
         x, t = torch.randn(3, 3, 8, 8, generator=generator), torch.tensor([1, 5, 9])
         torch.testing.assert_close(compiled(network)(x, t), network(x, t), rtol=1e-5, atol=1e-5)
+
+
+COMPILED = """
+import torch
+from hw3utils.networks import ScoreMLP, compiled
+
+network = ScoreMLP(width=32).eval()
+x = torch.linspace(-3, 3, 64).reshape(32, 2)
+with torch.no_grad():
+    torch.testing.assert_close(compiled(network)(x), network(x), rtol=1e-5, atol=1e-6)
+"""
+
+
+def test_what_was_compiled_for_one_instruction_set_is_not_run_on_another(tmp_path):
+    """One cache, as torch has it for a user: with the code of avx2 in it, plain code crashed or did not compile."""
+    for capability in ("avx2", "default"):
+        environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "ATEN_CPU_CAPABILITY": capability}
+        done = subprocess.run([sys.executable, "-c", COMPILED], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_one_step_is_the_same_for_every_contender():

@@ -108,7 +108,7 @@ def test_drawing_leaves_the_global_random_state_alone():
 
 @pytest.mark.parametrize("n", [0, -3, 2.5])
 def test_a_wrong_number_of_sprites_is_refused(n):
-    with pytest.raises(ValueError, match=f"Got n = {n} sprites, expected a whole number"):
+    with pytest.raises(ValueError, match=f"n is {n}, expected an integer of at least 1"):
         draw_sprites(n)
 
 
@@ -284,7 +284,7 @@ def test_the_usual_sizes_are_those_of_the_homework():
 def test_impossible_embedded_sizes_are_refused():
     with pytest.raises(ValueError, match="at most 500000 together"):
         sprite_set(500_000, 1)
-    with pytest.raises(ValueError, match="Got n_train = 0, expected a whole number"):
+    with pytest.raises(ValueError, match="n_train is 0, expected an integer of at least 1"):
         load_sprites(n_train=0)
     with pytest.raises(ValueError, match="embedded source, which reads no files"):
         load_sprites("embedded", root="somewhere")

@@ -4,6 +4,8 @@ from functools import cache, lru_cache
 
 import numpy as np
 
+from hw3utils.schedules import check_count
+
 from .grammar import (
     BACKGROUND_CODE,
     FIRST_COLOUR,
@@ -92,9 +94,7 @@ def draw_sprites(n: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray, dict
     Raises:
         ValueError: if n is not a positive whole number.
     """
-    if int(n) != n or n < 1:
-        raise ValueError(f"Got n = {n} sprites, expected a whole number of at least 1: ask for one sprite or more.")
-    n = int(n)
+    n = check_count(n, "n")
     rng = np.random.default_rng(seed)
     classes = rng.permutation(np.arange(n) % len(CLASS_NAMES))
     kind_of = np.empty(n, np.int64)

@@ -19,6 +19,8 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+from hw3utils.schedules import check_count
+
 from .drawing import CLASS_NAMES, as_rows, draw_sprites
 from .grammar import SIDE
 
@@ -96,9 +98,10 @@ def load_sprites(
         FileNotFoundError: if a folder or a file is missing.
         ConnectionError: if a download was needed and failed.
     """
-    for name, n in (("n_train", n_train), ("n_test", n_test)):
-        if n is not None and (int(n) != n or n < 1):
-            raise ValueError(f"Got {name} = {n}, expected a whole number of at least 1, or None for the usual size.")
+    n_train, n_test = (
+        n if n is None else check_count(n, name) for name, n in (("n_train", n_train), ("n_test", n_test))
+    )
+    seed = check_count(seed, "seed", low=0)
     if source == "embedded":
         if root is not None:
             raise ValueError(
