@@ -126,7 +126,7 @@ def test_ctrl_c_ends_the_run_and_the_kernel(folder):
     run.send_signal(signal.SIGINT)
     _, error = run.communicate()
     assert run.returncode == 130
-    assert error == f"hw3 run: interrupted; what was written before is whole and in {tmp_path / 'out'}\n"
+    assert error == f"hw3 run: interrupted; what was written before is whole and in {folder / 'out'}\n"
     with pytest.raises(ProcessLookupError):
         os.kill(kernel, 0)
 
