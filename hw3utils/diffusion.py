@@ -36,7 +36,11 @@ def check_data(x: Any, name: str, *, like: Tensor | None = None) -> None:
             if got != expected:
                 got, expected = (tuple(v) if what == "shape" else v for v in (got, expected))
                 raise ValueError(f"{name} has {what} {got}, expected {expected} as the data.")
-    if x.device.type == "cpu" and not bool(torch.isfinite(x).all()):
+    try:
+        finite = x.device.type != "cpu" or bool(torch.isfinite(x).all())
+    except RuntimeError:  # under torch.func.vmap no number can be asked for
+        finite = True
+    if not finite:
         raise ValueError(f"{name} holds NaN or infinity, expected finite numbers.")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hw3utils.diffusion import check_times, look_up
+from hw3utils.diffusion import check_data, check_times, look_up
 from hw3utils.schedules import NoiseSchedule, check_count, check_number, shown
 
 
@@ -421,17 +421,9 @@ def _decompose(covariances: Tensor, K: int, D: int) -> tuple[Tensor, Tensor | No
 
 def _check_points(x: Any, D: int) -> None:
     """Raise ValueError unless x is a floating-point tensor (..., D) of finite numbers."""
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        got = f"a tensor of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(f"x is {got}, expected a floating-point tensor.")
+    check_data(x, "x")
     if x.ndim == 0 or x.shape[-1] != D:
         raise ValueError(f"x has shape {tuple(x.shape)}, expected (..., {D}).")
-    try:
-        finite = x.device.type != "cpu" or bool(torch.isfinite(x).all())
-    except RuntimeError:  # under torch.func.vmap no number can be asked for
-        finite = True
-    if not finite:
-        raise ValueError("x holds NaN or infinity, expected finite numbers.")
 
 
 def _flat(x: Any, D: int) -> Tensor:

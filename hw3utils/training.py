@@ -29,7 +29,7 @@ from hw3utils.checkpoints import (
     write_json,
     write_tensors,
 )
-from hw3utils.devices import resolve_device as resolve_device
+from hw3utils.diffusion import gaussian_noise
 from hw3utils.losses import implicit_score_matching, sliced_score_matching
 from hw3utils.progress import progress
 from hw3utils.schedules import NoiseSchedule, check_count, check_number, shown
@@ -98,12 +98,6 @@ class Objective(Protocol):
     def __call__(self, network: nn.Module, *drawn: Tensor) -> Tensor: ...
 
 
-def _check_floating(data: Tensor) -> None:
-    """Raise ValueError unless noise of the same type can be added to the data."""
-    if not data.is_floating_point():
-        raise ValueError(f"the data are {data.dtype}, expected floating-point numbers (pictures may be uint8).")
-
-
 class DiffusionObjective:
     """The simple noise-prediction loss on pictures, with the label dropped at random.
 
@@ -134,9 +128,8 @@ class DiffusionObjective:
         pictures, *labels = batch
         x0 = pictures.float() / 127.5 - 1 if pictures.dtype == torch.uint8 else pictures
         b, device = len(x0), x0.device
-        _check_floating(x0)
         t = torch.randint(1, self.schedule.T + 1, (b,), generator=generator, device=device)
-        eps = torch.randn(x0.shape, generator=generator, device=device, dtype=x0.dtype)
+        eps = gaussian_noise(x0, generator)
         if not labels:
             return x0, t, eps
         dropped = torch.rand(b, generator=generator, device=device) < self.label_dropout
@@ -168,9 +161,8 @@ class DenoisingObjective:
 
     def draw(self, batch: Batch, generator: torch.Generator) -> Batch:
         [x] = batch
-        _check_floating(x)
         index = torch.randint(len(self.sigmas), (len(x),), generator=generator, device=x.device)
-        z = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        z = gaussian_noise(x, generator)
         return x, self.sigmas.to(x)[index], z
 
     def __call__(self, network: nn.Module, x: Tensor, sigma: Tensor, z: Tensor) -> Tensor:
@@ -195,8 +187,7 @@ class SlicedObjective:
 
     def draw(self, batch: Batch, generator: torch.Generator) -> Batch:
         [x] = batch
-        _check_floating(x)
-        return x, torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        return x, gaussian_noise(x, generator)
 
     def __call__(self, network: nn.Module, x: Tensor, v: Tensor) -> Tensor:
         if self.exact:
@@ -308,7 +299,7 @@ def heldout_loss(
 
 
 def _as_batch(data: Tensor | Sequence[Tensor]) -> Batch:
-    """One tensor or several of equal length as a tuple; the first is pictures or points, the others go with them."""
+    """One tensor or several of equal length as a tuple."""
     data = (data,) if isinstance(data, Tensor) else tuple(data)
     if not all(isinstance(tensor, Tensor) and tensor.ndim for tensor in data):
         got = ", ".join(type(tensor).__name__ for tensor in data)

@@ -10,6 +10,7 @@ import torch
 import hw3utils
 from hw3utils import (
     checkpoints,
+    devices,
     diffusion,
     divergences,
     fid,
@@ -158,7 +159,7 @@ CASES = {
     "data of two lengths": (lambda: train((torch.zeros(4, 3, 16, 16), torch.zeros(3).long())), "[4, 3]"),
     "data of NaN": (lambda: train(torch.full((4, 3, 16, 16), math.nan)), "NaN"),
     "no data": (lambda: train(torch.zeros(0, 3, 16, 16)), "0"),
-    "an unknown device": (lambda: training.resolve_device("toaster"), "'toaster'"),
+    "an unknown device": (lambda: devices.resolve_device("toaster"), "'toaster'"),
     "weights for an unknown device": (lambda: hw3utils.load_pretrained(device="toaster"), "'toaster'"),
     "features on an unknown device": (lambda: fid.feature_extractor("sprites", device="toaster"), "'toaster'"),
     "samples on an unknown device": (

@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from hw3utils import checkpoints, training
+from hw3utils import checkpoints, devices, training
 from hw3utils.checkpoints import file_sha256, read_json, read_tensors, write_tensors
 from hw3utils.losses import noise_prediction_loss
 from hw3utils.networks import UNet
@@ -792,12 +792,12 @@ def test_a_config_holds_plain_numbers(data, tmp_path):
 @pytest.mark.parametrize("name", ["tpu", "meta", "", "cuda:99", None])
 def test_unknown_devices_are_refused(name):
     with pytest.raises(ValueError, match=f"device '{name}' is not here"):
-        training.resolve_device(name)
+        devices.resolve_device(name)
 
 
 def test_known_devices():
-    assert training.resolve_device("cpu") == torch.device("cpu")
-    assert training.resolve_device().type in ("cpu", "cuda", "mps")
+    assert devices.resolve_device("cpu") == torch.device("cpu")
+    assert devices.resolve_device().type in ("cpu", "cuda", "mps")
 
 
 def test_a_seeded_network_leaves_the_global_random_state():
