@@ -21,6 +21,8 @@ BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil
 CURRENT = "window.jupyterapp.shell.currentWidget"
 CODE = f"{CURRENT}.content.widgets.filter(cell => cell.model.type === 'code')"
 COMMANDS = "window.jupyterapp.commands"
+# Notebooks with cells that train for seconds under a bar of our own.
+WITH_BARS = {"02_ddpm_training", "05_score_matching", "06_langevin_dynamics"}
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium")
 
 
@@ -78,8 +80,9 @@ def browser():
 def test_run_all_in_jupyterlab(path, lab, browser, tmp_path):
     address, folder = lab
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
-    broken = []
+    broken, bars = [], {}
     page.on("pageerror", lambda error: broken.append(str(error)))
+    page.on("websocket", lambda socket: socket.on("framereceived", lambda frame: watch_bars(frame, bars)))
     # A workspace of its own, or JupyterLab opens the notebooks of the tests before as well.
     page.goto(f"{address}/lab/workspaces/{path.stem}/tree/notebooks/{path.name}?reset")
     page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
@@ -99,10 +102,20 @@ def test_run_all_in_jupyterlab(path, lab, browser, tmp_path):
     outputs = [output for cell in code for output in cell["outputs"]]
     assert [output for output in outputs if output["output_type"] == "error"] == []
     assert [output["text"] for output in outputs if output.get("name") == "stderr"] == []
+    if path.stem in WITH_BARS:
+        assert max(map(len, bars.values())) > 2
     check_the_page(page, tmp_path / f"{path.stem}.png")
     assert broken == []
     page.evaluate(f"() => {CURRENT}.sessionContext.shutdown()")
     page.close()
+
+
+def watch_bars(frame, bars):
+    """Note the values that the kernel sends to each widget: a progress bar that moves gets several."""
+    frame = frame if isinstance(frame, bytes) else frame.encode()
+    widget, value = (re.search(rb'"%s": ?"?([\w.]+)' % name, frame) for name in (b"comm_id", b"value"))
+    if b"comm_msg" in frame and widget and value:
+        bars.setdefault(widget[1], set()).add(value[1])
 
 
 SEEN = """async () => {
