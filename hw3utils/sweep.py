@@ -270,16 +270,14 @@ def make_table(out: str | Path, features: Features, data: SpriteData) -> Iterato
 
 def table_text(rows: dict[str, Any]) -> str:
     """The table in the layout of the DDIM paper: a line for each eta, a column for each S; FID +- standard error."""
-    lines = ["FID, sprites features".ljust(24) + "".join(f"S = {steps}".rjust(18) for steps in STEPS)]
+    lines = ["FID in sprites features", " " * 16 + "".join(f"S = {steps}".rjust(14) for steps in STEPS)]
     for eta in ETAS:
         cells = [rows.get(Cell(eta, steps).folder) for steps in STEPS]
-        shown = ["-" if cell is None else f"{cell['fid']:.3f} +- {cell['error']:.3f}" for cell in cells]
-        lines.append(
-            (f"eta = {eta}" if eta != SIGMA_HAT else "DDPM, sigma-hat").ljust(24)
-            + "".join(f"{text:>18}" for text in shown)
-        )
+        texts = ["-" if cell is None else f"{cell['fid']:.2f} +- {cell['error']:.2f}" for cell in cells]
+        name = f"eta = {eta}" if eta != SIGMA_HAT else "DDPM, sigma-hat"
+        lines.append(name.ljust(16) + "".join(text.rjust(14) for text in texts))
     floor = rows["floor"]
-    lines.append(f"floor: {floor['n']} new pictures of the grammar {floor['fid']:.3f} +- {floor['error']:.3f}")
+    lines.append(f"floor: {floor['n']} new pictures of the grammar {floor['fid']:.2f} +- {floor['error']:.2f}")
     return "\n".join(lines)
 
 
