@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hw3utils.assignment import ITEMS
+from hw3utils.course.assignment import ITEMS
 
 MIMETYPE = "application/vnd.hw3utils.items+json"
 

@@ -20,8 +20,8 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 
-from hw3utils.assignment import ITEMS
 from hw3utils.checkpoints import check_writable, write_atomically
+from hw3utils.course.assignment import ITEMS
 from hw3utils.profiles import PROFILE_VARIABLE, PROFILES
 from hw3utils.progress import QUIET_VARIABLE
 from hw3utils.report import MIMETYPE

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hw3utils.assignment import ITEMS, student_number
+from hw3utils.course.assignment import ITEMS, student_number
 from hw3utils.mixtures import student_data, student_mixture
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hw3utils.assignment import ITEMS
+from hw3utils.course.assignment import ITEMS
 from hw3utils.report import MIMETYPE
 
 ROOT = Path(__file__).resolve().parent.parent
