@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from hw3utils import __version__
-from hw3utils.profiles import PROFILES, current_profile
+from hw3utils.course.profiles import PROFILES, current_profile
 from hw3utils.progress import close_bars, progress
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ def _grade(args: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from hw3utils.profiles import current_profile
+    from hw3utils.course.profiles import current_profile
     from hw3utils.runner import run_notebooks
 
     outcomes = run_notebooks(

@@ -7,7 +7,7 @@ import importlib.util
 import os
 from typing import Any
 
-from hw3utils.profiles import PROFILE_VARIABLE
+from hw3utils.course.profiles import PROFILE_VARIABLE
 from hw3utils.progress import QUIET_VARIABLE
 
 os.environ[QUIET_VARIABLE] = "1"

@@ -22,7 +22,7 @@ from nbformat import NotebookNode
 
 from hw3utils.checkpoints import check_writable, write_atomically
 from hw3utils.course.assignment import ITEMS
-from hw3utils.profiles import PROFILE_VARIABLE, PROFILES
+from hw3utils.course.profiles import PROFILE_VARIABLE, PROFILES
 from hw3utils.progress import QUIET_VARIABLE
 from hw3utils.report import MIMETYPE
 

@@ -13,7 +13,7 @@ import torch
 from hw3utils import runner
 from hw3utils.__main__ import main
 from hw3utils.course.assignment import ITEMS
-from hw3utils.profiles import PROFILES, current_profile
+from hw3utils.course.profiles import PROFILES, current_profile
 from hw3utils.report import Report
 
 GOOD = [
