@@ -23,8 +23,8 @@ from nbformat import NotebookNode
 from hw3utils.checkpoints import check_writable, write_atomically
 from hw3utils.course.assignment import ITEMS
 from hw3utils.course.profiles import PROFILE_VARIABLE, PROFILES
+from hw3utils.course.report import MIMETYPE
 from hw3utils.progress import QUIET_VARIABLE
-from hw3utils.report import MIMETYPE
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hw3utils.course.assignment import ITEMS
-from hw3utils.report import MIMETYPE
+from hw3utils.course.report import MIMETYPE
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

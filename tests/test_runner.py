@@ -14,7 +14,7 @@ from hw3utils import runner
 from hw3utils.__main__ import main
 from hw3utils.course.assignment import ITEMS
 from hw3utils.course.profiles import PROFILES, current_profile
-from hw3utils.report import Report
+from hw3utils.course.report import Report
 
 GOOD = [
     "from hw3utils.report import Report\nreport = Report('04')",
