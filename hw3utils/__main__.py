@@ -224,7 +224,7 @@ def _grade(args: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     from hw3utils.course.profiles import current_profile
-    from hw3utils.runner import run_notebooks
+    from hw3utils.course.runner import run_notebooks
 
     outcomes = run_notebooks(
         arguments.notebooks,

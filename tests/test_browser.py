@@ -13,7 +13,7 @@ import sys
 
 import pytest
 
-from hw3utils.runner import NOTEBOOKS, find_notebooks
+from hw3utils.course.runner import NOTEBOOKS, find_notebooks
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -16,7 +16,7 @@ from nbclient import NotebookClient
 from hw3utils import grading
 from hw3utils.__main__ import main
 from hw3utils.course.assignment import ITEMS
-from hw3utils.runner import NOTEBOOKS, find_notebooks
+from hw3utils.course.runner import NOTEBOOKS, find_notebooks
 
 pytest.importorskip("nbgrader", reason="nbgrader is not installed")
 

@@ -10,8 +10,8 @@ import nbformat
 import pytest
 import torch
 
-from hw3utils import runner
 from hw3utils.__main__ import main
+from hw3utils.course import runner
 from hw3utils.course.assignment import ITEMS
 from hw3utils.course.profiles import PROFILES, current_profile
 from hw3utils.course.report import Report
