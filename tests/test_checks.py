@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from hw3utils import checks
+from hw3utils.course import checks
 from hw3utils.diffusion import perturb_input
 from hw3utils.fid import frechet_distance
 from hw3utils.losses import noise_prediction_loss

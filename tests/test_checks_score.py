@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.func import jacrev, jvp, vmap
 
-from hw3utils import checks
+from hw3utils.course import checks
 from hw3utils.langevin import annealed_langevin, ascent, denoise, langevin
 from hw3utils.losses import denoising_score_matching, implicit_score_matching
 from hw3utils.mixtures import GaussianMixture
