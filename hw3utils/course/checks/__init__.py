@@ -6,6 +6,7 @@ wrong but not what would be right, when the function fails. The input is fresh i
 given.
 """
 
+from hw3utils.course.checks.building_blocks import check_training_config
 from hw3utils.course.checks.diffusion import (
     check_features,
     check_frechet_distance,
@@ -18,7 +19,6 @@ from hw3utils.course.checks.diffusion import (
     check_sample_ddpm,
     check_sampling_pair,
 )
-from hw3utils.course.checks.judging import check_training_config
 from hw3utils.course.checks.score import (
     check_annealed_langevin,
     check_ascent,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from hw3utils.course.checks.judging import as_tensor, fresh_generator, say
+from hw3utils.course.checks.building_blocks import as_tensor, fresh_generator, say
 from hw3utils.diffusion import EpsModel
 from hw3utils.losses import noise_prediction_loss
 from hw3utils.schedules import NoiseSchedule, linear_schedule

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from hw3utils.course.checks.judging import as_tensor, fresh_generator, say
+from hw3utils.course.checks.building_blocks import as_tensor, fresh_generator, say
 
 Score = Callable[[Tensor], Tensor]
 
