@@ -204,7 +204,7 @@ def _bench(arguments: argparse.Namespace) -> int:
 
 
 def _release(args: argparse.Namespace) -> int:
-    from hw3utils.grading import release
+    from hw3utils.course.grade import release
 
     written = release(args.out, args.notebooks)
     print(f"{len(written)} notebooks of the student edition are in {args.out}")
@@ -212,7 +212,7 @@ def _release(args: argparse.Namespace) -> int:
 
 
 def _grade(args: argparse.Namespace) -> int:
-    from hw3utils.grading import grade, summary
+    from hw3utils.course.grade import grade, summary
 
     profile = args.profile or current_profile().name
     results = grade(args.submissions, args.out, timeout=args.timeout, profile=profile, seed=args.seed)

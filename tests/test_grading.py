@@ -13,7 +13,6 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from hw3utils import grading
 from hw3utils.__main__ import main
 from hw3utils.course.assignment import ITEMS
 from hw3utils.course.runner import NOTEBOOKS, find_notebooks
