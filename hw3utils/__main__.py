@@ -342,7 +342,7 @@ def _sample(arguments: argparse.Namespace) -> int:
     from hw3utils import samplers
     from hw3utils.checkpoints import load_weights, pretrained_names, pretrained_path
     from hw3utils.devices import resolve_device
-    from hw3utils.networks import guided
+    from hw3utils.learning.networks import guided
     from hw3utils.plots import save_grid
     from hw3utils.sprites import tensor_to_images
 
@@ -433,7 +433,7 @@ def _fid(arguments: argparse.Namespace) -> int:
 def _fid_table(arguments: argparse.Namespace, device: "torch.device") -> int:
     from hw3utils import load_pretrained, pretrained_card, sweep
     from hw3utils.fid import feature_extractor
-    from hw3utils.networks import compiled, in_precision
+    from hw3utils.learning.networks import compiled, in_precision
     from hw3utils.sprites import load_sprites
 
     if arguments.sets or arguments.extractor != "sprites":

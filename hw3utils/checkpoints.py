@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hw3utils.devices import resolve_device
-from hw3utils.networks import SpriteClassifier, UNet
+from hw3utils.learning.networks import SpriteClassifier, UNet
 from hw3utils.schedules import NoiseSchedule, schedule_from_card, shown
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {"UNet": UNet, "SpriteClassifier": SpriteClassifier}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hw3utils.checkpoints import save_weights
-from hw3utils.networks import SpriteClassifier
+from hw3utils.learning.networks import SpriteClassifier
 from hw3utils.recipes import is_main_process, run_facts
 from hw3utils.schedules import check_number
 from hw3utils.sprites import ATTRIBUTE_VALUES, sprite_set

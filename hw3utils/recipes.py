@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import hw3utils
 from hw3utils.checkpoints import save_weights
-from hw3utils.networks import UNet
+from hw3utils.learning.networks import UNet
 from hw3utils.schedules import NoiseSchedule, linear_schedule
 from hw3utils.sprites import SpriteData
 from hw3utils.training import DiffusionObjective, Step, TrainConfig, read_average, read_history, seeded, train

@@ -17,7 +17,6 @@ from hw3utils import (
     langevin,
     losses,
     mixtures,
-    networks,
     picture_sets,
     plots,
     samplers,
@@ -25,6 +24,7 @@ from hw3utils import (
     sprites,
     training,
 )
+from hw3utils.learning import networks
 
 SCHEDULE = schedules.linear_schedule(20)
 NORMAL = mixtures.GaussianMixture([1.0], [[0.0, 0.0]], [1.0])

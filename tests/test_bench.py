@@ -13,7 +13,7 @@ from torch import nn
 
 from hw3utils import bench, peers
 from hw3utils.__main__ import main
-from hw3utils.networks import UNet, compiled
+from hw3utils.learning.networks import UNet, compiled
 from hw3utils.peers import ContextUnet
 
 CPU = torch.device("cpu")

@@ -21,7 +21,7 @@ from hw3utils.checkpoints import (
     write_json,
     write_tensors,
 )
-from hw3utils.networks import UNet
+from hw3utils.learning.networks import UNet
 from hw3utils.schedules import cosine_schedule, linear_schedule
 from hw3utils.training import seeded
 

@@ -18,7 +18,7 @@ from hw3utils.classifier import (
     train_classifier,
 )
 from hw3utils.fid import feature_extractor, features_of
-from hw3utils.networks import SpriteClassifier
+from hw3utils.learning.networks import SpriteClassifier
 from hw3utils.sprites import ATTRIBUTE_VALUES, draw_sprites, sprite_set
 from hw3utils.training import heldout_loss
 

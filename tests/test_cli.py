@@ -16,7 +16,7 @@ import hw3utils
 from hw3utils import recipes
 from hw3utils.__main__ import main
 from hw3utils.checkpoints import read_json, write_json
-from hw3utils.networks import UNet
+from hw3utils.learning.networks import UNet
 from hw3utils.sprites import load_sprites
 from hw3utils.training import read_history
 

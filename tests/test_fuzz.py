@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import save
 
 from hw3utils import checkpoints, mixtures, picture_sets, schedules, sprites
-from hw3utils.networks import UNet
+from hw3utils.learning.networks import UNet
 
 fuzz = settings(max_examples=60, deadline=None, derandomize=True)
 numbers = st.floats(allow_nan=True, allow_infinity=True) | st.integers(-(10**6), 10**6)

@@ -8,8 +8,8 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from hw3utils.learning.networks import ScoreMLP, UNet, guided, sinusoidal_embedding
 from hw3utils.losses import implicit_score_matching
-from hw3utils.networks import ScoreMLP, UNet, guided, sinusoidal_embedding
 from hw3utils.peers import ContextUnet
 from hw3utils.schedules import linear_schedule
 from hw3utils.training import seeded

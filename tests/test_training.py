@@ -22,8 +22,8 @@ from torch import nn
 
 from hw3utils import checkpoints, devices, training
 from hw3utils.checkpoints import file_sha256, read_json, read_tensors, write_tensors
+from hw3utils.learning.networks import UNet
 from hw3utils.losses import noise_prediction_loss
-from hw3utils.networks import UNet
 from hw3utils.schedules import linear_schedule
 from hw3utils.training import EMA, DiffusionObjective, TrainConfig, heldout_loss, read_average, read_history, train
 
