@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 from hw3utils.checkpoints import save_weights
 from hw3utils.learning.networks import SpriteClassifier
+from hw3utils.learning.training import Batch, Step, TrainConfig, read_average, seeded, train
 from hw3utils.recipes import is_main_process, run_facts
 from hw3utils.schedules import check_number
 from hw3utils.sprites import ATTRIBUTE_VALUES, sprite_set
-from hw3utils.training import Batch, Step, TrainConfig, read_average, seeded, train
 
 CLASSIFIER = TrainConfig(
     steps=6000, batch_size=256, lr=1e-3, lr_decay=True, ema_decay=0.999, checkpoint_every=500, heldout_every=250

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from hw3utils.training import seeded
+from hw3utils.learning.training import seeded
 
 
 class _ConvBlock(nn.Module):

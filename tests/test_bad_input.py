@@ -22,9 +22,8 @@ from hw3utils import (
     samplers,
     schedules,
     sprites,
-    training,
 )
-from hw3utils.learning import networks
+from hw3utils.learning import networks, training
 
 SCHEDULE = schedules.linear_schedule(20)
 NORMAL = mixtures.GaussianMixture([1.0], [[0.0, 0.0]], [1.0])

@@ -22,8 +22,8 @@ from hw3utils.checkpoints import (
     write_tensors,
 )
 from hw3utils.learning.networks import UNet
+from hw3utils.learning.training import seeded
 from hw3utils.schedules import cosine_schedule, linear_schedule
-from hw3utils.training import seeded
 
 TINY = {"widths": (8, 16), "blocks_down": (1, 1), "blocks_up": (1, 1), "groups": 4, "time_width": 16}
 

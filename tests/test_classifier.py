@@ -19,8 +19,8 @@ from hw3utils.classifier import (
 )
 from hw3utils.fid import feature_extractor, features_of
 from hw3utils.learning.networks import SpriteClassifier
+from hw3utils.learning.training import heldout_loss
 from hw3utils.sprites import ATTRIBUTE_VALUES, draw_sprites, sprite_set
-from hw3utils.training import heldout_loss
 
 
 @pytest.fixture(scope="module")

@@ -20,12 +20,21 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from hw3utils import checkpoints, devices, training
+from hw3utils import checkpoints, devices
 from hw3utils.checkpoints import file_sha256, read_json, read_tensors, write_tensors
+from hw3utils.learning import training
 from hw3utils.learning.networks import UNet
+from hw3utils.learning.training import (
+    EMA,
+    DiffusionObjective,
+    TrainConfig,
+    heldout_loss,
+    read_average,
+    read_history,
+    train,
+)
 from hw3utils.losses import noise_prediction_loss
 from hw3utils.schedules import linear_schedule
-from hw3utils.training import EMA, DiffusionObjective, TrainConfig, heldout_loss, read_average, read_history, train
 
 TINY = {"widths": (8, 16), "blocks_down": (1, 1), "blocks_up": (1, 1), "groups": 4, "time_width": 16}
 CONFIG = TrainConfig(steps=12, batch_size=8, lr=1e-3, checkpoint_every=5, heldout_every=4)
