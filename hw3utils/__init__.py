@@ -9,7 +9,7 @@ __all__ = ["load_pretrained", "pretrained_card"]
 def __getattr__(name: str) -> Any:
     # Looked up when asked for, so that `hw3 --help` does not wait for torch.
     if name in __all__:
-        from hw3utils import checkpoints
+        from hw3utils.learning import weights
 
         return getattr(checkpoints, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

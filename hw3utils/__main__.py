@@ -168,8 +168,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _bench(arguments: argparse.Namespace) -> int:
     from hw3utils import bench
-    from hw3utils.checkpoints import check_writable, write_json
     from hw3utils.devices import resolve_device
+    from hw3utils.learning.weights import check_writable, write_json
 
     unknown = [part for part in arguments.parts if part not in bench.PARTS]
     if unknown:
@@ -249,10 +249,10 @@ def _interruptible() -> Iterator[list[int]]:
 def _train(arguments: argparse.Namespace) -> int:
     import torch
 
-    from hw3utils.checkpoints import check_writable, read_json
     from hw3utils.classifier import CLASSIFIER, train_classifier
     from hw3utils.devices import resolve_device
     from hw3utils.learning.training import POINTER
+    from hw3utils.learning.weights import check_writable, read_json
     from hw3utils.recipes import RECIPES, is_main_process, process_count, train_sprites
     from hw3utils.sprites import load_sprites
 
@@ -340,9 +340,9 @@ def _sample(arguments: argparse.Namespace) -> int:
     import torch
 
     from hw3utils import samplers
-    from hw3utils.checkpoints import load_weights, pretrained_names, pretrained_path
     from hw3utils.devices import resolve_device
     from hw3utils.learning.networks import guided
+    from hw3utils.learning.weights import load_weights, pretrained_names, pretrained_path
     from hw3utils.plots import save_grid
     from hw3utils.sprites import tensor_to_images
 
@@ -492,7 +492,7 @@ def _label(text: str | None, card: dict, n_classes: int) -> int | None:
 
 def _check_png(path: Path) -> None:
     """Raise unless a PNG file can be written there, before the work that ends in it."""
-    from hw3utils.checkpoints import check_writable
+    from hw3utils.learning.weights import check_writable
 
     if path.suffix.lower() != ".png" or path.is_dir():
         raise ValueError(f"--out is {path}, expected the name of a PNG file.")
@@ -500,7 +500,7 @@ def _check_png(path: Path) -> None:
 
 
 def _data(arguments: argparse.Namespace) -> int:
-    from hw3utils.checkpoints import write_atomically
+    from hw3utils.learning.weights import write_atomically
     from hw3utils.sprites import describe, load_sprites, preview
 
     if arguments.preview:

@@ -17,7 +17,6 @@ import torch
 from torch import nn
 
 import hw3utils
-from hw3utils.checkpoints import check_writable, pretrained_card, read_json, write_atomically, write_json
 from hw3utils.fid import (
     Estimate,
     Features,
@@ -31,6 +30,7 @@ from hw3utils.fid import (
     merged,
     nearest_distances,
 )
+from hw3utils.learning.weights import check_writable, pretrained_card, read_json, write_atomically, write_json
 from hw3utils.picture_sets import read_pictures
 from hw3utils.samplers import sample_ddim, sample_ddpm, sample_in_batches
 from hw3utils.schedules import NoiseSchedule

@@ -9,7 +9,6 @@ import torch
 
 import hw3utils
 from hw3utils import (
-    checkpoints,
     devices,
     diffusion,
     divergences,

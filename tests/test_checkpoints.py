@@ -8,7 +8,9 @@ import pytest
 import torch
 
 import hw3utils
-from hw3utils.checkpoints import (
+from hw3utils.learning.networks import UNet
+from hw3utils.learning.training import seeded
+from hw3utils.learning.weights import (
     check_writable,
     file_sha256,
     load_pretrained,
@@ -21,8 +23,6 @@ from hw3utils.checkpoints import (
     write_json,
     write_tensors,
 )
-from hw3utils.learning.networks import UNet
-from hw3utils.learning.training import seeded
 from hw3utils.schedules import cosine_schedule, linear_schedule
 
 TINY = {"widths": (8, 16), "blocks_down": (1, 1), "blocks_up": (1, 1), "groups": 4, "time_width": 16}

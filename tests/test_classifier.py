@@ -8,7 +8,6 @@ import pytest
 import torch
 
 import hw3utils
-from hw3utils.checkpoints import load_weights
 from hw3utils.classifier import (
     CLASSIFIER,
     HELDOUT_PICTURES,
@@ -20,6 +19,7 @@ from hw3utils.classifier import (
 from hw3utils.fid import feature_extractor, features_of
 from hw3utils.learning.networks import SpriteClassifier
 from hw3utils.learning.training import heldout_loss
+from hw3utils.learning.weights import load_weights
 from hw3utils.sprites import ATTRIBUTE_VALUES, draw_sprites, sprite_set
 
 

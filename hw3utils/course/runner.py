@@ -20,10 +20,10 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 
-from hw3utils.checkpoints import check_writable, write_atomically
 from hw3utils.course.assignment import ITEMS
 from hw3utils.course.profiles import PROFILE_VARIABLE, PROFILES
 from hw3utils.course.report import MIMETYPE
+from hw3utils.learning.weights import check_writable, write_atomically
 from hw3utils.progress import QUIET_VARIABLE
 
 ROOT = Path(__file__).resolve().parent.parent
