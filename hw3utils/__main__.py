@@ -251,9 +251,9 @@ def _train(arguments: argparse.Namespace) -> int:
 
     from hw3utils.classifier import CLASSIFIER, train_classifier
     from hw3utils.devices import resolve_device
+    from hw3utils.learning.recipes import RECIPES, is_main_process, process_count, train_sprites
     from hw3utils.learning.training import POINTER
     from hw3utils.learning.weights import check_writable, read_json
-    from hw3utils.recipes import RECIPES, is_main_process, process_count, train_sprites
     from hw3utils.sprites import load_sprites
 
     recipe = {**RECIPES, "classifier": CLASSIFIER}[arguments.recipe]

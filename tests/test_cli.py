@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 import hw3utils
-from hw3utils import recipes
 from hw3utils.__main__ import main
+from hw3utils.learning import recipes
 from hw3utils.learning.networks import UNet
 from hw3utils.learning.training import read_history
 from hw3utils.learning.weights import read_json, write_json
