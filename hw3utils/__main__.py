@@ -249,8 +249,8 @@ def _interruptible() -> Iterator[list[int]]:
 def _train(arguments: argparse.Namespace) -> int:
     import torch
 
-    from hw3utils.classifier import CLASSIFIER, train_classifier
     from hw3utils.devices import resolve_device
+    from hw3utils.learning.classifier import CLASSIFIER, train_classifier
     from hw3utils.learning.recipes import RECIPES, is_main_process, process_count, train_sprites
     from hw3utils.learning.training import POINTER
     from hw3utils.learning.weights import check_writable, read_json

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import hw3utils
-from hw3utils.classifier import (
+from hw3utils.fid import feature_extractor, features_of
+from hw3utils.learning.classifier import (
     CLASSIFIER,
     HELDOUT_PICTURES,
     ClassificationObjective,
@@ -16,7 +17,6 @@ from hw3utils.classifier import (
     attribute_tensors,
     train_classifier,
 )
-from hw3utils.fid import feature_extractor, features_of
 from hw3utils.learning.networks import SpriteClassifier
 from hw3utils.learning.training import heldout_loss
 from hw3utils.learning.weights import load_weights
