@@ -402,7 +402,7 @@ def _sample(arguments: argparse.Namespace) -> int:
 def _fid(arguments: argparse.Namespace) -> int:
     from hw3utils.devices import resolve_device
     from hw3utils.fid import distance_of, feature_extractor, feature_statistics, kid
-    from hw3utils.picture_sets import open_set
+    from hw3utils.sprites.sets import open_set
 
     device = resolve_device(arguments.device)
     if arguments.table:

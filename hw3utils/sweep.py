@@ -31,10 +31,10 @@ from hw3utils.fid import (
     nearest_distances,
 )
 from hw3utils.learning.weights import check_writable, pretrained_card, read_json, write_atomically, write_json
-from hw3utils.picture_sets import read_pictures
 from hw3utils.samplers import sample_ddim, sample_ddpm, sample_in_batches
 from hw3utils.schedules import NoiseSchedule
 from hw3utils.sprites import SpriteData, draw_sprites, grammar_accepts, outline_share, tensor_to_images
+from hw3utils.sprites.sets import read_pictures
 
 SIGMA_HAT = "sigma-hat"
 STEPS = (10, 20, 50, 100, 1000)

@@ -16,7 +16,6 @@ from hw3utils import (
     langevin,
     losses,
     mixtures,
-    picture_sets,
     plots,
     samplers,
     schedules,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save
 
-from hw3utils import mixtures, picture_sets, schedules, sprites
+from hw3utils import mixtures, schedules, sprites
 from hw3utils.learning.networks import UNet
 
 fuzz = settings(max_examples=60, deadline=None, derandomize=True)

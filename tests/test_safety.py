@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 
-from hw3utils import picture_sets
 from hw3utils.fid import INCEPTION_URL
 from hw3utils.sprites.loading import HUB
 

@@ -14,10 +14,10 @@ from hw3utils import sweep
 from hw3utils.__main__ import main
 from hw3utils.fid import feature_extractor, jackknife_error
 from hw3utils.learning.networks import in_precision
-from hw3utils.picture_sets import open_set
 from hw3utils.samplers import sample_ddim, sample_in_batches
 from hw3utils.schedules import linear_schedule
 from hw3utils.sprites import load_sprites, tensor_to_images
+from hw3utils.sprites.sets import open_set
 
 
 @pytest.fixture
