@@ -167,7 +167,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    from hw3utils import bench
     from hw3utils.devices import resolve_device
     from hw3utils.learning.weights import check_writable, write_json
 
