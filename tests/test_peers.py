@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hw3utils import peers
-from hw3utils.bench_parts import flops_per_picture
+from hw3utils.bench.parts import flops_per_picture
 from hw3utils.peers import ContextUnet, FromDiffusers, available, sample_with_diffusers
 
 
