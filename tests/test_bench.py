@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from hw3utils import peers
 from hw3utils.__main__ import main
+from hw3utils.bench import peers
+from hw3utils.bench.peers import ContextUnet
 from hw3utils.learning.networks import UNet, compiled
-from hw3utils.peers import ContextUnet
 
 CPU = torch.device("cpu")
 

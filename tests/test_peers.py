@@ -5,9 +5,9 @@ import sys
 import pytest
 import torch
 
-from hw3utils import peers
+from hw3utils.bench import peers
 from hw3utils.bench.parts import flops_per_picture
-from hw3utils.peers import ContextUnet, FromDiffusers, available, sample_with_diffusers
+from hw3utils.bench.peers import ContextUnet, FromDiffusers, available, sample_with_diffusers
 
 
 def size(network):

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from hw3utils import peers
+from hw3utils.bench import peers
 from hw3utils.fid import frechet_distance
 from hw3utils.learning.networks import ScoreMLP, UNet, compiled
 from hw3utils.learning.recipes import RECIPES, heldout_tensors, picture_tensors
