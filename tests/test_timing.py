@@ -5,9 +5,9 @@ import itertools
 import pytest
 import torch
 
+from hw3utils.bench.timing import Timing, time_samplers, timing_table
 from hw3utils.samplers import sample_ddim, sample_ddpm
 from hw3utils.schedules import linear_schedule
-from hw3utils.timing import Timing, time_samplers, timing_table
 
 
 def clock_of(*durations):

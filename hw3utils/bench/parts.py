@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from hw3utils.bench import peers
+from hw3utils.bench.timing import synchronize
 from hw3utils.fid import frechet_distance
 from hw3utils.learning.networks import ScoreMLP, UNet, compiled
 from hw3utils.learning.recipes import RECIPES, heldout_tensors, picture_tensors
@@ -35,7 +36,6 @@ from hw3utils.progress import progress
 from hw3utils.samplers import sample_ddim, sample_ddpm, sample_in_batches
 from hw3utils.schedules import linear_schedule
 from hw3utils.sprites import load_sprites
-from hw3utils.timing import synchronize
 
 PICTURES = 50
 BURST = 50  # steps that a captured run does at once
