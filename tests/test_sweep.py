@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 
 import hw3utils
-from hw3utils import sweep
 from hw3utils.__main__ import main
 from hw3utils.fid import feature_extractor, jackknife_error
 from hw3utils.learning.networks import in_precision
