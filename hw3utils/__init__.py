@@ -11,5 +11,5 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         from hw3utils.learning import weights
 
-        return getattr(checkpoints, name)
+        return getattr(weights, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -26,7 +26,7 @@ from hw3utils.course.report import MIMETYPE
 from hw3utils.learning.weights import check_writable, write_atomically
 from hw3utils.progress import QUIET_VARIABLE
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 FIGURES_VARIABLE = "HW3_FIGURES"
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")

@@ -148,7 +148,7 @@ def _device_name(device: torch.device) -> str:
 
 def _commit() -> str:
     """The git commit of the code, "unknown" outside a clone; marked when tracked files of the package were changed."""
-    folder = Path(__file__).parent
+    folder = Path(__file__).parent.parent
 
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()

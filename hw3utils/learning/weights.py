@@ -234,7 +234,7 @@ def load_weights(
     return network.to(device).eval(), schedule, card
 
 
-PRETRAINED_FOLDER = Path(__file__).parent / "pretrained"
+PRETRAINED_FOLDER = Path(__file__).parent.parent / "pretrained"
 
 
 def pretrained_names() -> list[str]:

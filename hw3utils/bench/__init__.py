@@ -1,0 +1,1 @@
+"""Our steps, sampling and samples measured against those of others."""

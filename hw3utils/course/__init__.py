@@ -1,0 +1,1 @@
+"""The homework: handed out, run, checked and graded."""

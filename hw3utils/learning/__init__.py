@@ -1,0 +1,1 @@
+"""What learns, and its files: networks, objectives, training, weights, and the features that judge pictures."""
