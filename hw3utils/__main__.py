@@ -168,7 +168,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _bench(arguments: argparse.Namespace) -> int:
     from hw3utils.devices import resolve_device
-    from hw3utils.learning.weights import check_writable, write_json
+    from hw3utils.files import check_writable, write_json
 
     unknown = [part for part in arguments.parts if part not in bench.PARTS]
     if unknown:
@@ -249,10 +249,10 @@ def _train(arguments: argparse.Namespace) -> int:
     import torch
 
     from hw3utils.devices import resolve_device
+    from hw3utils.files import check_writable, read_json
     from hw3utils.learning.classifier import CLASSIFIER, train_classifier
     from hw3utils.learning.recipes import RECIPES, is_main_process, process_count, train_sprites
     from hw3utils.learning.training import POINTER
-    from hw3utils.learning.weights import check_writable, read_json
     from hw3utils.sprites import load_sprites
 
     recipe = {**RECIPES, "classifier": CLASSIFIER}[arguments.recipe]
@@ -491,7 +491,7 @@ def _label(text: str | None, card: dict, n_classes: int) -> int | None:
 
 def _check_png(path: Path) -> None:
     """Raise unless a PNG file can be written there, before the work that ends in it."""
-    from hw3utils.learning.weights import check_writable
+    from hw3utils.files import check_writable
 
     if path.suffix.lower() != ".png" or path.is_dir():
         raise ValueError(f"--out is {path}, expected the name of a PNG file.")
@@ -499,7 +499,7 @@ def _check_png(path: Path) -> None:
 
 
 def _data(arguments: argparse.Namespace) -> int:
-    from hw3utils.learning.weights import write_atomically
+    from hw3utils.files import write_atomically
     from hw3utils.sprites import describe, load_sprites, preview
 
     if arguments.preview:

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from hw3utils.learning.weights import write_atomically
+from hw3utils.files import write_atomically
 from hw3utils.progress import quiet
 from hw3utils.schedules import check_count, check_number
 

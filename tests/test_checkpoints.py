@@ -8,21 +8,18 @@ import pytest
 import torch
 
 import hw3utils
-from hw3utils.learning.networks import UNet
-from hw3utils.learning.training import seeded
-from hw3utils.learning.weights import (
+from hw3utils.files import (
     check_writable,
     file_sha256,
-    load_pretrained,
-    load_weights,
-    pretrained_card,
     read_json,
     read_tensors,
-    save_weights,
     write_atomically,
     write_json,
     write_tensors,
 )
+from hw3utils.learning.networks import UNet
+from hw3utils.learning.training import seeded
+from hw3utils.learning.weights import load_pretrained, load_weights, pretrained_card, save_weights
 from hw3utils.schedules import cosine_schedule, linear_schedule
 
 TINY = {"widths": (8, 16), "blocks_down": (1, 1), "blocks_up": (1, 1), "groups": 4, "time_width": 16}

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from hw3utils import devices
+from hw3utils.files import file_sha256, read_json, read_tensors, write_tensors
 from hw3utils.learning import training
 from hw3utils.learning.networks import UNet
 from hw3utils.learning.training import (
@@ -32,7 +33,6 @@ from hw3utils.learning.training import (
     read_history,
     train,
 )
-from hw3utils.learning.weights import file_sha256, read_json, read_tensors, write_tensors
 from hw3utils.losses import noise_prediction_loss
 from hw3utils.schedules import linear_schedule
 

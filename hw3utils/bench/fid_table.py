@@ -30,7 +30,8 @@ from hw3utils.fid import (
     merged,
     nearest_distances,
 )
-from hw3utils.learning.weights import check_writable, pretrained_card, read_json, write_atomically, write_json
+from hw3utils.files import check_writable, read_json, write_atomically, write_json
+from hw3utils.learning.weights import pretrained_card
 from hw3utils.samplers import sample_ddim, sample_ddpm, sample_in_batches
 from hw3utils.schedules import NoiseSchedule
 from hw3utils.sprites import SpriteData, draw_sprites, grammar_accepts, outline_share, tensor_to_images

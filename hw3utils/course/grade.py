@@ -28,7 +28,7 @@ from hw3utils.course.assignment import ITEMS, STUDENT_FILE, STUDENT_VARIABLE
 from hw3utils.course.checks.building_blocks import SEED_VARIABLE
 from hw3utils.course.profiles import PROFILE_VARIABLE, PROFILES
 from hw3utils.course.runner import NOTEBOOKS, find_notebooks
-from hw3utils.learning.weights import check_writable, write_atomically, write_json
+from hw3utils.files import check_writable, write_atomically, write_json
 from hw3utils.progress import QUIET_VARIABLE, progress
 
 STUB = '# your code here\nraise NotImplementedError("write this part first")'

@@ -23,7 +23,7 @@ from nbformat import NotebookNode
 from hw3utils.course.assignment import ITEMS
 from hw3utils.course.profiles import PROFILE_VARIABLE, PROFILES
 from hw3utils.course.report import MIMETYPE
-from hw3utils.learning.weights import check_writable, write_atomically
+from hw3utils.files import check_writable, write_atomically
 from hw3utils.progress import QUIET_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[2]
