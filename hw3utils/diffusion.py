@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hw3utils.schedules import NoiseSchedule, check_count, check_number, shown
+from hw3utils.arguments import check_count, check_number, shown
+from hw3utils.schedules import NoiseSchedule
 
 EpsModel = Callable[[Tensor, Tensor], Tensor]
 Generators = torch.Generator | Sequence[torch.Generator] | None

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from hw3utils.arguments import check_count, check_number
 from hw3utils.diffusion import check_data, gaussian_noise
 from hw3utils.mixtures import GaussianMixture
-from hw3utils.schedules import check_count, check_number
 
 
 def _samples(x: Tensor, name: str, *, like: Tensor | None = None) -> Tensor:

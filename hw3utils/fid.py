@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import NoTrainInceptionV3
 from torchmetrics.image.kid import poly_mmd
 
+from hw3utils.arguments import check_count, shown
 from hw3utils.devices import resolve_device
 from hw3utils.files import file_sha256, read_tensors
 from hw3utils.learning.networks import SpriteClassifier
 from hw3utils.learning.weights import load_weights, pretrained_path
-from hw3utils.schedules import check_count, shown
 
 Pictures = np.ndarray | Tensor | Iterable[np.ndarray | Tensor]
 

@@ -13,9 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from hw3utils.arguments import check_count, check_number
 from hw3utils.files import write_atomically
 from hw3utils.progress import quiet
-from hw3utils.schedules import check_count, check_number
 
 # Okabe and Ito's eight colours, which stay apart for colour-blind readers; black left out, the yellow put last.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#F0E442")

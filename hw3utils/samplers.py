@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from hw3utils.arguments import check_count, check_number, shown
 from hw3utils.devices import resolve_device
 from hw3utils.diffusion import (
     EpsModel,
@@ -31,7 +32,7 @@ from hw3utils.diffusion import (
     gaussian_noise,
     perturb_input,
 )
-from hw3utils.schedules import NoiseSchedule, check_count, check_number, shown
+from hw3utils.schedules import NoiseSchedule
 
 Steps = int | Sequence[int] | Tensor | None
 ClipRange = bool | tuple[float, float] | None

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hw3utils.arguments import check_count
 from hw3utils.diffusion import EpsModel
-from hw3utils.schedules import check_count
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hw3utils.schedules import check_count, check_number, schedule_from_card, shown
+from hw3utils.arguments import check_count, check_number, shown
+from hw3utils.schedules import schedule_from_card
 
 
 def sinusoidal_embedding(t: Tensor, dimension: int, *, max_period: float = 10_000.0) -> Tensor:

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hw3utils.arguments import shown
 from hw3utils.devices import resolve_device
 from hw3utils.files import file_sha256, read_json, read_tensors, write_json, write_tensors
 from hw3utils.learning.networks import SpriteClassifier, UNet
-from hw3utils.schedules import NoiseSchedule, schedule_from_card, shown
+from hw3utils.schedules import NoiseSchedule, schedule_from_card
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {"UNet": UNet, "SpriteClassifier": SpriteClassifier}
 

@@ -4,7 +4,7 @@ from functools import cache, lru_cache
 
 import numpy as np
 
-from hw3utils.schedules import check_count
+from hw3utils.arguments import check_count
 
 from .grammar import (
     BACKGROUND_CODE,

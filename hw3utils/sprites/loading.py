@@ -19,7 +19,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from hw3utils.schedules import check_count
+from hw3utils.arguments import check_count
 
 from .drawing import CLASS_NAMES, as_rows, draw_sprites
 from .grammar import SIDE
