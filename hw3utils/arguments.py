@@ -4,6 +4,9 @@ import math
 import operator
 from typing import Any
 
+import torch
+from torch import Tensor
+
 
 def shown(value: Any, *, width: int = 80) -> str:
     """Write a value into an error message: in one line, and no longer than `width` characters."""
@@ -45,3 +48,25 @@ def check_number(value: Any, name: str, *, expected: str = "a finite number") ->
     if not math.isfinite(number):
         raise ValueError(f"{name} is {number}, expected {expected}.")
     return number
+
+
+def check_data(x: Any, name: str, *, like: Tensor | None = None) -> None:
+    """Raise ValueError unless x is a floating-point tensor of finite numbers, of the shape, dtype and device of `like`.
+
+    The numbers are looked at on the CPU only, where that costs next to nothing; an accelerator would be waited for.
+    """
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        got = f"a tensor of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"{name} is {got}, expected a floating-point tensor.")
+    if like is not None:
+        for what in ("shape", "dtype", "device"):
+            got, expected = getattr(x, what), getattr(like, what)
+            if got != expected:
+                got, expected = (tuple(v) if what == "shape" else v for v in (got, expected))
+                raise ValueError(f"{name} has {what} {got}, expected {expected} as the data.")
+    try:
+        finite = x.device.type != "cpu" or bool(torch.isfinite(x).all())
+    except RuntimeError:  # under torch.func.vmap no number can be asked for
+        finite = True
+    if not finite:
+        raise ValueError(f"{name} holds NaN or infinity, expected finite numbers.")

@@ -16,33 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hw3utils.arguments import check_count, check_number, shown
+from hw3utils.arguments import check_count, check_data, check_number, shown
 from hw3utils.schedules import NoiseSchedule
 
 EpsModel = Callable[[Tensor, Tensor], Tensor]
 Generators = torch.Generator | Sequence[torch.Generator] | None
-
-
-def check_data(x: Any, name: str, *, like: Tensor | None = None) -> None:
-    """Raise ValueError unless x is a floating-point tensor of finite numbers, of the shape, dtype and device of `like`.
-
-    The numbers are looked at on the CPU only, where that costs next to nothing; an accelerator would be waited for.
-    """
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        got = f"a tensor of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(f"{name} is {got}, expected a floating-point tensor.")
-    if like is not None:
-        for what in ("shape", "dtype", "device"):
-            got, expected = getattr(x, what), getattr(like, what)
-            if got != expected:
-                got, expected = (tuple(v) if what == "shape" else v for v in (got, expected))
-                raise ValueError(f"{name} has {what} {got}, expected {expected} as the data.")
-    try:
-        finite = x.device.type != "cpu" or bool(torch.isfinite(x).all())
-    except RuntimeError:  # under torch.func.vmap no number can be asked for
-        finite = True
-    if not finite:
-        raise ValueError(f"{name} holds NaN or infinity, expected finite numbers.")
 
 
 def check_times(t: Any, x: Tensor, schedule: NoiseSchedule, *, first: int = 1) -> Tensor:

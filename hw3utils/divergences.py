@@ -9,8 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from hw3utils.arguments import check_count, check_number
-from hw3utils.diffusion import check_data, gaussian_noise
+from hw3utils.arguments import check_count, check_data, check_number
+from hw3utils.diffusion import gaussian_noise
 from hw3utils.mixtures import GaussianMixture
 
 

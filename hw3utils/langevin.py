@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from hw3utils.arguments import check_count, check_number
-from hw3utils.diffusion import Generators, check_data, gaussian_noise
+from hw3utils.arguments import check_count, check_data, check_number
+from hw3utils.diffusion import Generators, gaussian_noise
 
 Score = Callable[[Tensor, float], Tensor]
 

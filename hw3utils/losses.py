@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from hw3utils.arguments import check_count, check_number
-from hw3utils.diffusion import EpsModel, check_data, check_times, gaussian_noise, perturb_input, predict_eps
+from hw3utils.arguments import check_count, check_data, check_number
+from hw3utils.diffusion import EpsModel, check_times, gaussian_noise, perturb_input, predict_eps
 from hw3utils.schedules import NoiseSchedule
 
 Score = Callable[[Tensor], Tensor]

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hw3utils.arguments import check_count, check_number, shown
-from hw3utils.diffusion import check_data, check_times, look_up
+from hw3utils.arguments import check_count, check_data, check_number, shown
+from hw3utils.diffusion import check_times, look_up
 from hw3utils.schedules import NoiseSchedule
 
 
