@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from hw3utils.arguments import check_count, check_data, check_number
-from hw3utils.diffusion import gaussian_noise
 from hw3utils.mixtures import GaussianMixture
+from hw3utils.noise import gaussian_noise
 
 
 def _samples(x: Tensor, name: str, *, like: Tensor | None = None) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hw3utils.arguments import check_count, check_data, check_number
-from hw3utils.diffusion import Generators, gaussian_noise
+from hw3utils.noise import Generators, gaussian_noise
 
 Score = Callable[[Tensor, float], Tensor]
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from hw3utils.arguments import check_count, check_data, check_number
-from hw3utils.diffusion import EpsModel, check_times, gaussian_noise, perturb_input, predict_eps
+from hw3utils.diffusion import check_times, perturb_input
+from hw3utils.noise import EpsModel, gaussian_noise, predict_eps
 from hw3utils.schedules import NoiseSchedule
 
 Score = Callable[[Tensor], Tensor]

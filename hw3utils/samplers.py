@@ -24,7 +24,8 @@ from torch import Tensor
 
 from hw3utils.arguments import check_count, check_data, check_number, shown
 from hw3utils.devices import resolve_device
-from hw3utils.diffusion import EpsModel, Generators, evaluate_eps, gaussian_noise, perturb_input
+from hw3utils.diffusion import perturb_input
+from hw3utils.noise import EpsModel, Generators, evaluate_eps, gaussian_noise
 from hw3utils.schedules import NoiseSchedule
 
 Steps = int | Sequence[int] | Tensor | None

@@ -14,13 +14,13 @@ from hw3utils.diffusion import (
     eps_to_x0,
     forward_chain,
     gaussian_bound_terms,
-    gaussian_noise,
     perturb_input,
     posterior,
     score_to_eps,
     x0_to_eps,
 )
 from hw3utils.mixtures import GaussianMixture
+from hw3utils.noise import gaussian_noise
 from hw3utils.schedules import cosine_schedule, linear_schedule
 
 SCHEDULE = linear_schedule()

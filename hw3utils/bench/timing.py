@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hw3utils.arguments import check_count
-from hw3utils.diffusion import EpsModel
+from hw3utils.noise import EpsModel
 
 
 @dataclass(frozen=True)

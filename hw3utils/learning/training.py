@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hw3utils.arguments import check_count, check_number, shown
-from hw3utils.diffusion import gaussian_noise
 from hw3utils.files import check_writable, file_sha256, read_json, read_tensors, write_json, write_tensors
 from hw3utils.learning.weights import check_state, load_state
 from hw3utils.losses import implicit_score_matching, sliced_score_matching
+from hw3utils.noise import gaussian_noise
 from hw3utils.progress import progress
 from hw3utils.schedules import NoiseSchedule
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from hw3utils.course.checks.building_blocks import as_tensor, fresh_generator, say
-from hw3utils.diffusion import EpsModel
 from hw3utils.losses import noise_prediction_loss
+from hw3utils.noise import EpsModel
 from hw3utils.schedules import NoiseSchedule, linear_schedule
 
 
