@@ -1,14 +1,17 @@
 """Noise, drawn and predicted: every sample's own, whatever the batch; and the calling of an eps_model."""
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hw3utils.arguments import check_data
+from hw3utils.arguments import check_count, check_data
+from hw3utils.devices import resolve_device
+from hw3utils.schedules import NoiseSchedule
 
 EpsModel = Callable[[Tensor, Tensor], Tensor]
 
@@ -102,3 +105,144 @@ def evaluate_eps(eps_model: EpsModel, x_t: Tensor, t: int | Tensor) -> Tensor:
         when = f"t = {t}" if not isinstance(t, Tensor) or t.ndim == 0 else "some t"
         raise ValueError(f"the eps_model returned NaN or infinity at {when}, expected finite numbers.")
     return eps
+
+
+def sample_generators(seed: int, indices: Sequence[int]) -> list[torch.Generator]:
+    """Make one generator (on the CPU) per sample, seeded by (seed, index) alone.
+
+    Within one seed, different indices in 0..2^32 - 1 give different streams: torch's CPU generator keeps 32 bits of its
+    seed, and the map from index to these 32 bits is one to one.
+
+    Args:
+        seed: an integer of at least 0.
+        indices: indices of the samples, each at least 0.
+
+    Returns:
+        A list of generators, to be passed as `generator=`.
+
+    Raises:
+        ValueError: seed or an index is not an integer of at least 0.
+    """
+    seed = check_count(seed, "seed", low=0)
+    offset = int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:4], "little")
+    mask = 2**32 - 1
+
+    def mix(k: int) -> int:  # the finaliser of MurmurHash3, a bijection of 32 bits
+        k = (k ^ (k >> 16)) * 0x85EBCA6B & mask
+        k = (k ^ (k >> 13)) * 0xC2B2AE35 & mask
+        return k ^ (k >> 16)
+
+    indices = [check_count(index, "a sample's index", low=0) for index in indices]
+    return [torch.Generator().manual_seed(mix((offset + index) & mask)) for index in indices]
+
+
+def sample_batches(
+    sampler: Callable[..., Tensor],
+    eps_model: EpsModel,
+    schedule: NoiseSchedule,
+    shape: Sequence[int],
+    *,
+    n: int,
+    first: int = 0,
+    batch_size: int = 256,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    x_T: Tensor | None = None,
+    model_kwargs: Mapping[str, Tensor] | None = None,
+    **options: Any,
+) -> Iterator[Tensor]:
+    """Yield the samples of `sample_in_batches` batch by batch, as they come. Arguments and errors as there."""
+    if not callable(sampler) or not callable(eps_model):
+        raise ValueError("sampler or eps_model cannot be called, expected two functions.")
+    n, batch_size = check_count(n, "n"), check_count(batch_size, "batch_size")
+    before = check_count(first, "first", low=0)
+    seed = check_count(seed, "seed", low=0)
+    shape = tuple(check_count(size, "a size in shape") for size in shape)
+    if x_T is not None and tuple(x_T.shape) != (n, *shape):
+        raise ValueError(f"x_T has shape {tuple(x_T.shape)}, expected {(n, *shape)}.")
+    device = resolve_device(device)
+    for name, value in (model_kwargs or {}).items():
+        if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != n:
+            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"the model's argument {name!r} is {got}, expected a tensor with {n} rows.")
+
+    def batches() -> Iterator[Tensor]:
+        for first in range(0, n, batch_size):
+            rows = slice(first, min(first + batch_size, n))
+            generators = sample_generators(seed, range(before + rows.start, before + rows.stop))
+            # Drawn even when x_T is given: the noise of the chain is then never the noise that made x_T.
+            start = gaussian_noise(torch.empty((len(generators), *shape), dtype=dtype, device=device), generators)
+            start = start if x_T is None else x_T[rows].to(start)
+            kwargs = {name: value[rows].to(device) for name, value in (model_kwargs or {}).items()}
+            model = functools.partial(eps_model, **kwargs) if kwargs else eps_model
+            yield sampler(model, start, schedule, generator=generators, **options)
+
+    return batches()
+
+
+def sample_in_batches(
+    sampler: Callable[..., Tensor],
+    eps_model: EpsModel,
+    schedule: NoiseSchedule,
+    shape: Sequence[int],
+    *,
+    n: int,
+    first: int = 0,
+    batch_size: int = 256,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    x_T: Tensor | None = None,
+    model_kwargs: Mapping[str, Tensor] | None = None,
+    **options: Any,
+) -> Tensor:
+    """Make n samples in batches, each sample from noise of its own, so that the batch size changes nothing but memory.
+
+    Sample i draws x_T and then all further noise from a generator seeded by (seed, i), see `sample_generators`. What is
+    left of the batch size is the rounding of the model itself, which may add in another order.
+
+    Args:
+        sampler: `sample_ddpm`, `sample_ddim`, `sample_dpm_solver`, or any function of the same form.
+        eps_model: callable (x_t, t) -> eps.
+        schedule: noise schedule.
+        shape: shape of one sample, such as (3, 16, 16).
+        n: number of samples.
+        first: index of the first of them: samples 500 to 999 are the same, made alone or after the 500 before.
+        batch_size: largest number of samples in one call.
+        seed: an integer of at least 0.
+        device: where the samples are made; noise is drawn on the CPU, the same for every device.
+        dtype: floating-point type of the samples.
+        x_T: where the chains start, shape (n, *shape), in place of fresh noise, such as
+            `early_stop(x0, schedule, t_start=t_start, generator=sample_generators(seed, range(n)))`.
+        model_kwargs: further arguments of the model, by name, each a tensor with n rows (labels, for example).
+        options: what else the sampler takes (`steps`, `eta`, `variance`, ...).
+
+    Returns:
+        Samples, shape (n, *shape), on `device`.
+
+    Raises:
+        ValueError: arguments out of range, and what the sampler raises.
+
+    >>> from hw3utils.schedules import linear_schedule
+    >>> def run(batch_size):
+    ...     return sample_in_batches(sample_ddpm, lambda x, t: x, linear_schedule(5), (2,), n=7, batch_size=batch_size)
+    >>> torch.equal(run(2), run(7))
+    True
+    """
+    batches = sample_batches(
+        sampler,
+        eps_model,
+        schedule,
+        shape,
+        n=n,
+        first=first,
+        batch_size=batch_size,
+        seed=seed,
+        device=device,
+        dtype=dtype,
+        x_T=x_T,
+        model_kwargs=model_kwargs,
+        **options,
+    )
+    return torch.cat(list(batches))

@@ -14,6 +14,7 @@ from torch.testing import assert_close
 
 from hw3utils.diffusion import posterior
 from hw3utils.mixtures import GaussianMixture
+from hw3utils.noise import sample_batches, sample_generators, sample_in_batches
 from hw3utils.samplers import (
     ddim_invert,
     ddim_invert_steps,
@@ -22,12 +23,9 @@ from hw3utils.samplers import (
     dpm_solver_steps,
     early_stop,
     reverse_coefficients,
-    sample_batches,
     sample_ddim,
     sample_ddpm,
     sample_dpm_solver,
-    sample_generators,
-    sample_in_batches,
     slerp,
     time_grid,
 )

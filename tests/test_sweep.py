@@ -13,7 +13,8 @@ import hw3utils
 from hw3utils.__main__ import main
 from hw3utils.fid import feature_extractor, jackknife_error
 from hw3utils.learning.networks import in_precision
-from hw3utils.samplers import sample_ddim, sample_in_batches
+from hw3utils.noise import sample_in_batches
+from hw3utils.samplers import sample_ddim
 from hw3utils.schedules import linear_schedule
 from hw3utils.sprites import load_sprites, tensor_to_images
 from hw3utils.sprites.sets import open_set

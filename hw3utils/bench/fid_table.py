@@ -32,7 +32,8 @@ from hw3utils.fid import (
 )
 from hw3utils.files import check_writable, read_json, write_atomically, write_json
 from hw3utils.learning.weights import pretrained_card
-from hw3utils.samplers import sample_ddim, sample_ddpm, sample_in_batches
+from hw3utils.noise import sample_in_batches
+from hw3utils.samplers import sample_ddim, sample_ddpm
 from hw3utils.schedules import NoiseSchedule
 from hw3utils.sprites import SpriteData, draw_sprites, grammar_accepts, outline_share, tensor_to_images
 from hw3utils.sprites.sets import read_pictures

@@ -32,8 +32,9 @@ from hw3utils.learning.networks import ScoreMLP, UNet, compiled
 from hw3utils.learning.recipes import RECIPES, heldout_tensors, picture_tensors
 from hw3utils.learning.training import DiffusionObjective, TrainConfig, heldout_loss, seeded, train
 from hw3utils.losses import denoising_score_matching, implicit_score_matching, sliced_score_matching
+from hw3utils.noise import sample_in_batches
 from hw3utils.progress import progress
-from hw3utils.samplers import sample_ddim, sample_ddpm, sample_in_batches
+from hw3utils.samplers import sample_ddim, sample_ddpm
 from hw3utils.schedules import linear_schedule
 from hw3utils.sprites import load_sprites
 
