@@ -7,18 +7,8 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from hw3utils.diffusion import (
-    bound_terms,
-    discrete_decoder,
-    eps_to_score,
-    eps_to_x0,
-    forward_chain,
-    gaussian_bound_terms,
-    perturb_input,
-    posterior,
-    score_to_eps,
-    x0_to_eps,
-)
+from hw3utils.bound import bound_terms, discrete_decoder, gaussian_bound_terms
+from hw3utils.diffusion import eps_to_score, eps_to_x0, forward_chain, perturb_input, posterior, score_to_eps, x0_to_eps
 from hw3utils.mixtures import GaussianMixture
 from hw3utils.noise import gaussian_noise
 from hw3utils.schedules import cosine_schedule, linear_schedule
