@@ -24,8 +24,8 @@ from hw3utils.arguments import check_count, check_data, check_number, shown
 from hw3utils.diffusion import perturb_input
 from hw3utils.noise import EpsModel, Generators, evaluate_eps, gaussian_noise
 from hw3utils.schedules import NoiseSchedule
+from hw3utils.time_grid import Steps, _grid
 
-Steps = int | Sequence[int] | Tensor | None
 ClipRange = bool | tuple[float, float] | None
 
 
@@ -41,79 +41,6 @@ class State(NamedTuple):
 
 
 # ---------------------------------------------------------------------------------------------------- the time grid
-
-
-def time_grid(T: int, S: int, spacing: str = "uniform", *, schedule: NoiseSchedule | None = None) -> Tensor:
-    """Choose S steps down from T to 0.
-
-    Args:
-        T: where the grid starts, at least 1.
-        S: number of steps, in 1..T.
-        spacing: "uniform" (tau_i = T i / S, rounded), "quadratic" (tau_i = T (i / S)^2, rounded, at least i), or
-            "logsnr" (equal steps in log(signal / noise) from T to t = 1, rounded, then 0; needs `schedule`).
-        schedule: the noise schedule, for "logsnr" only.
-
-    Returns:
-        int64, shape (S + 1,), strictly decreasing, first entry T, last entry 0.
-
-    Raises:
-        ValueError: T or S out of range, unknown spacing, or "logsnr" without a schedule that reaches T.
-
-    Source: Song, Meng and Ermon 2021, arXiv 2010.02502, appendix D.2 (uniform, quadratic); Lu et al. 2022, arXiv
-    2206.00927, section 3.4 (log-SNR).
-
-    >>> time_grid(1000, 4).tolist(), time_grid(1000, 4, "quadratic").tolist()
-    ([1000, 750, 500, 250, 0], [1000, 563, 250, 63, 0])
-    """
-    T = check_count(T, "T")
-    S = check_count(S, "S", high=T)
-    i = torch.arange(S + 1)
-    if spacing == "uniform":
-        tau = (2 * T * i + S) // (2 * S)
-    elif spacing == "quadratic":
-        tau = torch.maximum((2 * T * i * i + S * S) // (2 * S * S), i)
-    elif spacing == "logsnr":
-        if schedule is None or schedule.T < T:
-            got = "no schedule" if schedule is None else f"a schedule of {schedule.T} steps"
-            raise ValueError(f"the spacing 'logsnr' got {got}, expected one with at least T = {T} steps.")
-        lam = (schedule.signal[1 : T + 1] / schedule.noise[1 : T + 1]).log()
-        target = torch.linspace(float(lam[0]), float(lam[-1]), S, dtype=torch.float64)
-        target[-1] = lam[-1]
-        nearest = (lam[None] - target[:, None]).abs().argmin(1) + 1
-        # Rounding may give one step twice: move the later one up, and stay far enough below T for those that follow.
-        tau = torch.maximum(nearest - i[:-1], torch.ones(())).long().cummax(0).values + i[:-1]
-        tau = torch.cat([i[:1], torch.minimum(tau, T - S + 1 + i[:-1])])
-        tau[-1] = T
-    else:
-        raise ValueError(f"spacing is {shown(spacing)}, expected 'uniform', 'quadratic' or 'logsnr'.")
-    return tau.flip(0)
-
-
-def _grid(steps: Steps, start: int, spacing: str, schedule: NoiseSchedule) -> list[int]:
-    """Turn `steps` into the list [start, ..., 0] that a sampler goes down."""
-    if steps is None:
-        steps = start
-    values = steps.tolist() if hasattr(steps, "tolist") else steps  # a tensor, an array, or plain Python
-    if not isinstance(values, Sequence) or isinstance(values, str | bytes):
-        S = check_count(values, "steps", high=start)
-        return time_grid(start, S, spacing, schedule=schedule).tolist()
-    values = list(values)
-    if not values:
-        raise ValueError("steps is empty, expected at least one time step.")
-    values = [check_count(value, "a time step", low=0, high=start) for value in values]
-    # A grid as `time_grid` gives it, from T down to 0, is taken as well.
-    if values[-1] == 0 and len(values) > 1:
-        values.reverse()
-    increasing = [0, *values] if values[0] != 0 else values
-    if any(b <= a for a, b in itertools.pairwise(increasing)) or len(increasing) < 2:
-        raise ValueError(f"steps is {_short(values)}, expected strictly increasing time steps in 1..{start}.")
-    if increasing[-1] != start:
-        raise ValueError(f"the last of steps is {increasing[-1]}, expected {start}, where the chain starts.")
-    return increasing[::-1]
-
-
-def _short(values: list[int]) -> str:
-    return str(values) if len(values) <= 8 else f"[{', '.join(map(str, values[:6]))}, ...]"
 
 
 # -------------------------------------------------------------------------------------------- one step, for all of them

@@ -27,9 +27,9 @@ from hw3utils.samplers import (
     sample_ddpm,
     sample_dpm_solver,
     slerp,
-    time_grid,
 )
 from hw3utils.schedules import cosine_schedule, linear_schedule
+from hw3utils.time_grid import time_grid
 
 SCHEDULE = linear_schedule()
 SHORT = linear_schedule(40, 0.0025, 0.4)
