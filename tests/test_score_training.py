@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from hw3utils.learning.networks import EpsMLP, ScoreMLP
-from hw3utils.learning.training import DenoisingObjective, SlicedObjective, TrainConfig, fit, seeded
+from hw3utils.learning.objectives import DenoisingObjective, SlicedObjective
+from hw3utils.learning.training import TrainConfig, fit, seeded
 from hw3utils.losses import denoising_score_matching, implicit_score_matching, sliced_score_matching
 from hw3utils.mixtures import GaussianMixture, student_mixture
 from hw3utils.schedules import linear_schedule

@@ -29,8 +29,9 @@ from hw3utils.bench import peers
 from hw3utils.bench.timing import synchronize
 from hw3utils.fid import frechet_distance
 from hw3utils.learning.networks import ScoreMLP, UNet, compiled
+from hw3utils.learning.objectives import DiffusionObjective
 from hw3utils.learning.recipes import RECIPES, heldout_tensors, picture_tensors
-from hw3utils.learning.training import DiffusionObjective, TrainConfig, heldout_loss, seeded, train
+from hw3utils.learning.training import TrainConfig, heldout_loss, seeded, train
 from hw3utils.losses import denoising_score_matching, implicit_score_matching, sliced_score_matching
 from hw3utils.noise import sample_in_batches
 from hw3utils.progress import progress

@@ -11,8 +11,9 @@ from torch.nn import functional as F
 
 from hw3utils.arguments import check_number
 from hw3utils.learning.networks import SpriteClassifier
+from hw3utils.learning.objectives import Batch
 from hw3utils.learning.recipes import is_main_process, run_facts
-from hw3utils.learning.training import Batch, Step, TrainConfig, read_average, seeded, train
+from hw3utils.learning.training import Step, TrainConfig, read_average, seeded, train
 from hw3utils.learning.weights import save_weights
 from hw3utils.sprites import ATTRIBUTE_VALUES, sprite_set
 

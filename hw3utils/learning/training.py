@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed
@@ -21,14 +21,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hw3utils.arguments import check_count, check_number, shown
 from hw3utils.files import check_writable, file_sha256, read_json, read_tensors, write_json, write_tensors
+from hw3utils.learning.objectives import Batch, Objective
 from hw3utils.learning.weights import check_state, load_state
-from hw3utils.losses import implicit_score_matching, sliced_score_matching
-from hw3utils.noise import gaussian_noise
 from hw3utils.progress import progress
-from hw3utils.schedules import NoiseSchedule
 
 PRECISIONS = ("fp32", "bf16")
-Batch = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -77,115 +74,6 @@ class TrainConfig:
             raise ValueError(f"lr_decay is {shown(self.lr_decay)}, expected True or False.")
         if not isinstance(self.precision, str) or self.precision not in PRECISIONS:
             raise ValueError(f"precision is {shown(self.precision)}, expected one of {', '.join(PRECISIONS)}.")
-
-
-class Objective(Protocol):
-    """A loss in two halves, so that processes can share one random stream.
-
-    `draw` makes everything random for a batch; the first dimension of each tensor is the sample. Calling the objective
-    with the network and what was drawn gives the loss of each sample, shape (B,), drawing nothing.
-    """
-
-    def draw(self, batch: Batch, generator: torch.Generator) -> Batch: ...
-
-    def __call__(self, network: nn.Module, *drawn: Tensor) -> Tensor: ...
-
-
-class DiffusionObjective:
-    """The simple noise-prediction loss on pictures, with the label dropped at random.
-
-    The batch is (pictures, labels) or (pictures,): uint8 pictures (B, C, H, W) are taken to [-1, 1], floating ones
-    stay as they are; labels are int64 (B,).
-
-    Args:
-        schedule: the noise schedule; t is drawn uniformly from 1..T.
-        label_dropout: share of the labels replaced by "no label", `network.n_classes`.
-        n_classes: the number that stands for "no label".
-
-    Source: Ho et al. 2020, arXiv 2006.11239, equation 14; label dropout: Ho and Salimans 2022, arXiv 2207.12598.
-    """
-
-    def __init__(self, schedule: NoiseSchedule, *, label_dropout: float = 0.1, n_classes: int = 5) -> None:
-        if not 0 <= check_number(label_dropout, "label_dropout") <= 1:
-            raise ValueError(f"label_dropout is {label_dropout}, expected a number in [0, 1].")
-        self.schedule, self.label_dropout, self.n_classes = schedule, label_dropout, n_classes
-        self._tables: dict[torch.device, Tensor] = {}
-
-    def tables(self, device: torch.device) -> Tensor:
-        """Signal and noise levels as float32 (2, T + 1) on the device; kept there, for a copy would stall it."""
-        if device not in self._tables:
-            self._tables[device] = torch.stack([self.schedule.signal, self.schedule.noise]).float().to(device)
-        return self._tables[device]
-
-    def draw(self, batch: Batch, generator: torch.Generator) -> Batch:
-        pictures, *labels = batch
-        x0 = pictures.float() / 127.5 - 1 if pictures.dtype == torch.uint8 else pictures
-        b, device = len(x0), x0.device
-        t = torch.randint(1, self.schedule.T + 1, (b,), generator=generator, device=device)
-        eps = gaussian_noise(x0, generator)
-        if not labels:
-            return x0, t, eps
-        dropped = torch.rand(b, generator=generator, device=device) < self.label_dropout
-        return x0, t, eps, labels[0].masked_fill(dropped, self.n_classes)
-
-    def __call__(self, network: nn.Module, x0: Tensor, t: Tensor, eps: Tensor, *label: Tensor) -> Tensor:
-        signal, noise = self.tables(x0.device).to(x0.dtype)[:, t].view(2, -1, *[1] * (x0.ndim - 1))
-        return (network(signal * x0 + noise * eps, t, *label) - eps).square().flatten(1).mean(1)
-
-
-class DenoisingObjective:
-    """Denoising score matching, sigma^2 |score(x + sigma z, sigma) + z / sigma|^2 / 2, at one noise level or many.
-
-    The batch is points (B, D). The weight sigma^2 lets all levels of a noise-conditional network count alike.
-
-    Args:
-        sigmas: one noise level, or levels of which each sample draws one evenly.
-
-    Raises:
-        ValueError: when a level is not above 0.
-
-    Source: Vincent 2011, equation 9; Song and Ermon 2019, arXiv 1907.05600, equations 5 and 6.
-    """
-
-    def __init__(self, sigmas: float | Sequence[float] | Tensor) -> None:
-        self.sigmas = torch.as_tensor(sigmas, dtype=torch.float32).reshape(-1)
-        if not len(self.sigmas) or not bool((self.sigmas > 0).all()) or not bool(self.sigmas.isfinite().all()):
-            raise ValueError(f"sigmas is {sigmas}, expected noise levels above 0.")
-
-    def draw(self, batch: Batch, generator: torch.Generator) -> Batch:
-        [x] = batch
-        index = torch.randint(len(self.sigmas), (len(x),), generator=generator, device=x.device)
-        z = gaussian_noise(x, generator)
-        return x, self.sigmas.to(x)[index], z
-
-    def __call__(self, network: nn.Module, x: Tensor, sigma: Tensor, z: Tensor) -> Tensor:
-        level = sigma[:, None]
-        return (level * network(x + level * z, sigma) + z).square().sum(1) / 2
-
-
-class SlicedObjective:
-    """Sliced score matching, or with `exact` the vanilla loss with the whole trace; both need no noise.
-
-    The batch is points (B, D).
-
-    Args:
-        variance_reduced: use the form with the mean of the squared projection.
-        exact: the trace itself, D backward passes, in place of one projection.
-
-    Source: Song, Garg, Shi and Ermon 2019, arXiv 1905.07088, equations 7 and 8; Hyvarinen 2005, theorem 1.
-    """
-
-    def __init__(self, *, variance_reduced: bool = False, exact: bool = False) -> None:
-        self.variance_reduced, self.exact = variance_reduced, exact
-
-    def draw(self, batch: Batch, generator: torch.Generator) -> Batch:
-        [x] = batch
-        return x, gaussian_noise(x, generator)
-
-    def __call__(self, network: nn.Module, x: Tensor, v: Tensor) -> Tensor:
-        if self.exact:
-            return implicit_score_matching(network, x)
-        return sliced_score_matching(network, x, projection=lambda *_: v, variance_reduced=self.variance_reduced)
 
 
 class EMA:
