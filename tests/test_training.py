@@ -23,9 +23,10 @@ from torch import nn
 from hw3utils import devices
 from hw3utils.files import file_sha256, read_json, read_tensors, write_tensors
 from hw3utils.learning import training
+from hw3utils.learning.ema import EMA
 from hw3utils.learning.networks import UNet
 from hw3utils.learning.objectives import DiffusionObjective
-from hw3utils.learning.training import EMA, TrainConfig, heldout_loss, read_average, read_history, train
+from hw3utils.learning.training import TrainConfig, heldout_loss, read_average, read_history, train
 from hw3utils.losses import noise_prediction_loss
 from hw3utils.schedules import linear_schedule
 
