@@ -252,7 +252,7 @@ def _train(arguments: argparse.Namespace) -> int:
     from hw3utils.files import check_writable, read_json
     from hw3utils.learning.classifier import CLASSIFIER, train_classifier
     from hw3utils.learning.recipes import RECIPES, is_main_process, process_count, train_sprites
-    from hw3utils.learning.training import POINTER
+    from hw3utils.learning.run_files import POINTER
     from hw3utils.sprites import load_sprites
 
     recipe = {**RECIPES, "classifier": CLASSIFIER}[arguments.recipe]

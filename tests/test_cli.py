@@ -17,7 +17,7 @@ from hw3utils.__main__ import main
 from hw3utils.files import read_json, write_json
 from hw3utils.learning import recipes
 from hw3utils.learning.networks import UNet
-from hw3utils.learning.training import read_history
+from hw3utils.learning.run_files import read_history
 from hw3utils.sprites import load_sprites
 
 TINY = {"widths": (8, 16), "blocks_down": (1, 1), "blocks_up": (1, 1), "groups": 4, "time_width": 16}

@@ -26,7 +26,8 @@ from hw3utils.learning import training
 from hw3utils.learning.ema import EMA
 from hw3utils.learning.networks import UNet
 from hw3utils.learning.objectives import DiffusionObjective
-from hw3utils.learning.training import TrainConfig, heldout_loss, read_average, read_history, train
+from hw3utils.learning.run_files import read_average, read_history
+from hw3utils.learning.training import TrainConfig, heldout_loss, train
 from hw3utils.losses import noise_prediction_loss
 from hw3utils.schedules import linear_schedule
 

@@ -13,7 +13,8 @@ from hw3utils.arguments import check_number
 from hw3utils.learning.networks import SpriteClassifier
 from hw3utils.learning.objectives import Batch
 from hw3utils.learning.recipes import is_main_process, run_facts
-from hw3utils.learning.training import Step, TrainConfig, read_average, seeded, train
+from hw3utils.learning.run_files import read_average
+from hw3utils.learning.training import Step, TrainConfig, seeded, train
 from hw3utils.learning.weights import save_weights
 from hw3utils.sprites import ATTRIBUTE_VALUES, sprite_set
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 import hw3utils
 from hw3utils.learning.networks import UNet
 from hw3utils.learning.objectives import DiffusionObjective
-from hw3utils.learning.training import Step, TrainConfig, read_average, read_history, seeded, train
+from hw3utils.learning.run_files import read_average, read_history
+from hw3utils.learning.training import Step, TrainConfig, seeded, train
 from hw3utils.learning.weights import save_weights
 from hw3utils.schedules import NoiseSchedule, linear_schedule
 from hw3utils.sprites import SpriteData

@@ -4,7 +4,6 @@ A loss enters as an `Objective`: what it draws at random, and what it computes f
 data, the random state, the optimizer and the files.
 """
 
-import dataclasses
 import math
 import time
 import warnings
@@ -19,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hw3utils.arguments import check_count, check_number, shown
-from hw3utils.files import check_writable, file_sha256, read_json, read_tensors, write_json, write_tensors
+from hw3utils.files import check_writable
 from hw3utils.learning.ema import EMA
 from hw3utils.learning.objectives import Batch, Objective
-from hw3utils.learning.weights import check_state, load_state
+from hw3utils.learning.run_files import POINTER, _History, _load_checkpoint, _save_checkpoint
 from hw3utils.progress import progress
 
 PRECISIONS = ("fp32", "bf16")
@@ -427,144 +426,6 @@ class _Run:
 
 
 # ------------------------------------------------------------------------------------------------------- checkpoints
-
-POINTER = "checkpoint.json"
-
-
-@dataclass
-class _History:
-    """What a checkpoint keeps beside the state: every loss, the held-out losses, the seconds spent."""
-
-    losses: list[float] = dataclasses.field(default_factory=list)
-    heldout: list[tuple[int, float]] = dataclasses.field(default_factory=list)
-    seconds: float = 0.0
-
-
-def _save_checkpoint(out: Path, run: _Run, history: _History) -> None:
-    """Write the tensors under a name of their own, then the pointer (the commit), then drop the file before."""
-    tensors = {f"network.{name}": tensor for name, tensor in run.network.state_dict().items()}
-    averages = zip((name for name, _ in run.network.named_parameters()), run.ema.average, strict=True)
-    tensors |= {f"ema.{name}": tensor for name, tensor in averages}
-    for index, state in run.optimizer.state_dict()["state"].items():
-        tensors |= {f"adam.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
-    tensors["generator"] = run.generator.get_state()
-    tensors["losses"] = torch.tensor(history.losses, dtype=torch.float64)
-    tensors["heldout"] = torch.tensor(history.heldout, dtype=torch.float64).reshape(-1, 2)
-    name = f"checkpoint-{run.step:08d}.safetensors"
-    write_tensors(out / name, tensors)
-    pointer = {
-        "file": name,
-        "sha256": file_sha256(out / name),
-        "step": run.step,
-        "epoch": run.step // run.batches,
-        "batch_in_epoch": run.step % run.batches,
-        "seconds": history.seconds,
-        "samples": len(run.order),
-        "config": dataclasses.asdict(run.config),
-        "torch": torch.__version__,
-    }
-    try:
-        write_json(out / POINTER, pointer)
-    except OSError:
-        (out / name).unlink(missing_ok=True)
-        raise
-    # The checkpoint before this one, and what a killed run may have left half written.
-    for old in (*out.glob("checkpoint-*.safetensors"), *out.glob(".checkpoint*.part")):
-        if old.name != name:
-            old.unlink(missing_ok=True)
-
-
-def _open_checkpoint(out: Path) -> tuple[dict[str, Any], dict[str, Tensor], Path]:
-    """The pointer, the tensors and the name of the checkpoint in a folder, whole and as they were written."""
-    pointer = read_json(out / POINTER)
-    lacking = {"file", "sha256", "step", "seconds", "samples", "config"} - pointer.keys()
-    if lacking:
-        raise ValueError(f"{out / POINTER} lacks {', '.join(sorted(lacking))}; it is not a checkpoint of this program.")
-    if not isinstance(pointer["config"], dict):
-        raise ValueError(f"{out / POINTER} holds a config that is no object; it is not a checkpoint of this program.")
-    path = out / Path(str(pointer["file"])).name
-    tensors = read_tensors(path)
-    if file_sha256(path) != pointer["sha256"]:
-        raise ValueError(f"{path} does not have the SHA-256 kept in {POINTER}; the checkpoint is damaged.")
-    return pointer, tensors, path
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with a prefix, without it."""
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _history_of(pointer: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> _History:
-    """The curves in a checkpoint."""
-    losses, heldout = (tensors.get(name, torch.zeros(0)) for name in ("losses", "heldout"))
-    step = check_count(pointer["step"], f"the step in {path.parent / POINTER}", low=0)
-    if losses.shape != (step,) or heldout.ndim != 2 or heldout.shape[1] != 2:
-        raise ValueError(
-            f"{path} has losses of shape {tuple(losses.shape)} and heldout of {tuple(heldout.shape)}, "
-            f"expected ({step},) and (n, 2); it is not a checkpoint of this program."
-        )
-    seconds = check_number(pointer["seconds"], f"seconds in {path.parent / POINTER}")
-    return _History(losses.tolist(), [(int(at), float(loss)) for at, loss in heldout.tolist()], seconds)
-
-
-def _load_checkpoint(out: Path, run: _Run) -> _History:
-    """Set a run to the state in a folder; what does not fit is an error before anything is changed."""
-    pointer, tensors, path = _open_checkpoint(out)
-    history = _history_of(pointer, tensors, path)
-    step = len(history.losses)
-    # The number of steps may grow, and how often something is written decides nothing.
-    free = {"checkpoint_every", "heldout_every"} | (set() if run.config.lr_decay else {"steps"})
-    for name, now in dataclasses.asdict(run.config).items():
-        then = pointer["config"].get(name)
-        if name not in free and then != now:
-            raise ValueError(f"the checkpoint in {out} was made with {name} = {then}, not {now}; resume it with that.")
-    if step > run.config.steps:
-        raise ValueError(
-            f"the checkpoint in {out} is at step {step}, past steps = {run.config.steps}; take at least as many."
-        )
-    if pointer["samples"] != len(run.order):
-        raise ValueError(
-            f"the checkpoint in {out} saw {pointer['samples']} samples, the data here are {len(run.order)}."
-        )
-    parameters = dict(run.network.named_parameters())
-    # Adam keeps nothing of a parameter that has had no gradient yet.
-    followed = {name.split(".")[0] for name in _part(tensors, "adam.")}
-    moments = {
-        f"{index}.{key}": torch.zeros(()) if key == "step" else parameter
-        for index, parameter in enumerate(parameters.values())
-        for key in ("step", "exp_avg", "exp_avg_sq")
-        if str(index) in followed
-    }
-    check_state(run.network.state_dict(), _part(tensors, "network."), f"{path} (network)")
-    check_state(parameters, _part(tensors, "ema."), f"{path} (average)")
-    check_state(moments, _part(tensors, "adam."), f"{path} (optimizer)")
-    generator = tensors.get("generator", torch.zeros(0))
-    if generator.shape != run.generator.get_state().shape or generator.dtype != torch.uint8:
-        raise ValueError(f"the checkpoint in {out} was made on another kind of device than {run.device}; use that.")
-
-    load_state(run.network, _part(tensors, "network."), str(path))
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in _part(tensors, "adam.").items():
-        index, key = name.split(".")
-        # A copy, for the tensors of a file may be views of the file itself.
-        state.setdefault(int(index), {})[key] = tensor.clone()
-    run.optimizer.load_state_dict({"state": state, "param_groups": run.optimizer.state_dict()["param_groups"]})
-    run.ema.load(_part(tensors, "ema."), step)
-    run.generator.set_state(generator.clone())
-    run.step = run.began = step
-    return history
-
-
-def read_history(out: str | Path) -> tuple[list[float], list[tuple[int, float]], float]:
-    """Losses of every step, held-out losses (step, loss), and seconds of the run whose checkpoint lies in a folder."""
-    history = _history_of(*_open_checkpoint(Path(out)))
-    return history.losses, history.heldout, history.seconds
-
-
-def read_average(out: str | Path) -> dict[str, Tensor]:
-    """The averaged weights (buffers as they are) in the checkpoint of a folder, under the network's own names."""
-    _, tensors, _ = _open_checkpoint(Path(out))
-    return _part(tensors, "network.") | _part(tensors, "ema.")
 
 
 def seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:
