@@ -400,7 +400,8 @@ def _sample(arguments: argparse.Namespace) -> int:
 
 def _fid(arguments: argparse.Namespace) -> int:
     from hw3utils.devices import resolve_device
-    from hw3utils.fid import distance_of, feature_extractor, feature_statistics, kid
+    from hw3utils.fid import distance_of, feature_statistics, kid
+    from hw3utils.learning.features import feature_extractor
     from hw3utils.sprites.sets import open_set
 
     device = resolve_device(arguments.device)
@@ -431,7 +432,7 @@ def _fid(arguments: argparse.Namespace) -> int:
 
 def _fid_table(arguments: argparse.Namespace, device: "torch.device") -> int:
     from hw3utils import load_pretrained, pretrained_card
-    from hw3utils.fid import feature_extractor
+    from hw3utils.learning.features import feature_extractor
     from hw3utils.learning.networks import compiled, in_precision
     from hw3utils.sprites import load_sprites
 

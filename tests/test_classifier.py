@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import hw3utils
-from hw3utils.fid import feature_extractor, features_of
+from hw3utils.fid import features_of
 from hw3utils.learning.classifier import (
     CLASSIFIER,
     HELDOUT_PICTURES,
@@ -17,6 +17,7 @@ from hw3utils.learning.classifier import (
     attribute_tensors,
     train_classifier,
 )
+from hw3utils.learning.features import feature_extractor
 from hw3utils.learning.networks import SpriteClassifier
 from hw3utils.learning.training import heldout_loss
 from hw3utils.learning.weights import load_weights

@@ -21,11 +21,9 @@ from torchmetrics.image.kid import poly_mmd
 
 from hw3utils.__main__ import main
 from hw3utils.fid import (
-    INCEPTION_FILE,
     FeatureStatistics,
     at_infinity,
     distance_of,
-    feature_extractor,
     feature_statistics,
     features_of,
     fid,
@@ -36,6 +34,7 @@ from hw3utils.fid import (
     merged,
     nearest_distances,
 )
+from hw3utils.learning.features import INCEPTION_FILE, feature_extractor
 from hw3utils.sprites import draw_sprites
 
 

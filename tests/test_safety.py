@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from hw3utils.fid import INCEPTION_URL
+from hw3utils.learning.features import INCEPTION_URL
 from hw3utils.sprites.loading import HUB
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -19,7 +19,6 @@ from torch import nn
 import hw3utils
 from hw3utils.fid import (
     Estimate,
-    Features,
     FeatureStatistics,
     at_infinity,
     distance_of,
@@ -31,6 +30,7 @@ from hw3utils.fid import (
     nearest_distances,
 )
 from hw3utils.files import check_writable, read_json, write_atomically, write_json
+from hw3utils.learning.features import Features
 from hw3utils.learning.weights import pretrained_card
 from hw3utils.noise import sample_in_batches
 from hw3utils.samplers import sample_ddim, sample_ddpm
