@@ -432,8 +432,8 @@ def _fid(arguments: argparse.Namespace) -> int:
 
 def _fid_table(arguments: argparse.Namespace, device: "torch.device") -> int:
     from hw3utils import load_pretrained, pretrained_card
+    from hw3utils.devices import compiled, in_precision
     from hw3utils.learning.features import feature_extractor
-    from hw3utils.learning.networks import compiled, in_precision
     from hw3utils.sprites import load_sprites
 
     if arguments.sets or arguments.extractor != "sprites":

@@ -14,7 +14,8 @@ from torch import nn
 from hw3utils.__main__ import main
 from hw3utils.bench import peers
 from hw3utils.bench.peers import ContextUnet
-from hw3utils.learning.networks import UNet, compiled
+from hw3utils.devices import compiled
+from hw3utils.learning.networks import UNet
 
 CPU = torch.device("cpu")
 

@@ -11,9 +11,9 @@ from PIL import Image
 
 import hw3utils
 from hw3utils.__main__ import main
+from hw3utils.devices import in_precision
 from hw3utils.fid import jackknife_error
 from hw3utils.learning.features import feature_extractor
-from hw3utils.learning.networks import in_precision
 from hw3utils.noise import sample_in_batches
 from hw3utils.samplers import sample_ddim
 from hw3utils.schedules import linear_schedule

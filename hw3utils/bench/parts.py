@@ -27,8 +27,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hw3utils.bench import peers
 from hw3utils.bench.timing import synchronize
+from hw3utils.devices import compiled
 from hw3utils.fid import frechet_distance
-from hw3utils.learning.networks import ScoreMLP, UNet, compiled
+from hw3utils.learning.networks import ScoreMLP, UNet
 from hw3utils.learning.objectives import DiffusionObjective
 from hw3utils.learning.recipes import RECIPES, heldout_tensors, picture_tensors
 from hw3utils.learning.training import TrainConfig, heldout_loss, seeded, train
