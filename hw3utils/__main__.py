@@ -340,9 +340,9 @@ def _sample(arguments: argparse.Namespace) -> int:
 
     from hw3utils import samplers
     from hw3utils.devices import resolve_device
-    from hw3utils.learning.networks import guided
     from hw3utils.learning.weights import load_weights, pretrained_names, pretrained_path
     from hw3utils.plots import save_grid
+    from hw3utils.samplers import guided
     from hw3utils.sprites import tensor_to_images
 
     if arguments.guidance is not None and arguments.label is None:

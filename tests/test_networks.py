@@ -9,9 +9,10 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from hw3utils.bench.peers import ContextUnet
-from hw3utils.learning.networks import ScoreMLP, UNet, guided, sinusoidal_embedding
+from hw3utils.learning.networks import ScoreMLP, UNet, sinusoidal_embedding
 from hw3utils.learning.training import seeded
 from hw3utils.losses import implicit_score_matching
+from hw3utils.samplers import guided
 from hw3utils.schedules import linear_schedule
 
 TINY = {"widths": (8, 16), "blocks_down": (1, 1), "blocks_up": (1, 1), "groups": 4, "time_width": 16, "n_classes": 3}

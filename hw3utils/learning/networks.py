@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -268,35 +268,6 @@ class UNet(nn.Module):
             return f
         signal, noise = self.levels[:, t].to(x_t.dtype)[:, :, None, None, None]
         return noise * x_t + signal * f
-
-
-def guided(network: nn.Module, *, guidance: float = 1.0) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """Classifier-free guidance: a function (x_t, t, label) -> eps.
-
-    Fix the labels with `functools.partial(guided(network), label=label)` to have an eps_model, or hand them to
-    `sample_in_batches` as `model_kwargs={"label": label}`.
-
-    Args:
-        network: called as network(x_t, t, label), with an attribute `n_classes`; label n_classes means none.
-        guidance: w in eps_none + w (eps_label - eps_none); 1 is plain conditioning, 0 ignores the label.
-
-    Returns:
-        The function; label is int64 (B,). Two network evaluations a call unless guidance is 0 or 1.
-
-    Raises:
-        ValueError: when guidance is not a finite number.
-
-    Source: Ho and Salimans 2022, arXiv 2207.12598, equation 6 (there w + 1 stands for our w).
-    """
-    guidance = check_number(guidance, "guidance")
-
-    def eps_model(x_t: Tensor, t: Tensor, label: Tensor) -> Tensor:
-        if guidance == 1:
-            return network(x_t, t, label)
-        none = network(x_t, t, torch.full_like(label, network.n_classes))
-        return none if guidance == 0 else none + guidance * (network(x_t, t, label) - none)
-
-    return eps_model
 
 
 class ScoreMLP(nn.Module):
