@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from hw3utils.bench import peers
-from hw3utils.bench.parts import flops_per_picture
 from hw3utils.bench.peers import ContextUnet, FromDiffusers, available, sample_with_diffusers
+from hw3utils.bench.timing import flops_per_picture
 
 
 def size(network):

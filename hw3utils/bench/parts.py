@@ -14,19 +14,28 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from hw3utils.bench import peers
-from hw3utils.bench.timing import synchronize
+from hw3utils.bench.timing import (
+    PRECISIONS,
+    Row,
+    alternate,
+    columns,
+    flops_per_picture,
+    matmul_rate,
+    ratios,
+    synchronize,
+    table,
+    threads,
+)
 from hw3utils.devices import compiled
 from hw3utils.fid import frechet_distance
 from hw3utils.learning.networks import ScoreMLP, UNet
@@ -42,7 +51,6 @@ from hw3utils.sprites import load_sprites
 
 PICTURES = 50
 BURST = 50  # steps that a captured run does at once
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -68,41 +76,6 @@ class Options:
     compile: bool = True
 
 
-@dataclass
-class Row:
-    """One contender in one table.
-
-    Args:
-        name: what was timed.
-        seconds: each measurement, in s.
-        extra: what else is known of it (parameters, FLOPs, ...).
-        group: a ratio is taken to the first row of the same group.
-    """
-
-    name: str
-    seconds: list[float]
-    extra: dict[str, Any] = field(default_factory=dict)
-    group: str = ""
-
-    @property
-    def median(self) -> float:
-        """Median time, in s."""
-        return statistics.median(self.seconds)
-
-    @property
-    def quartiles(self) -> tuple[float, float]:
-        """First and third quartile, in s; both the value itself where there is one."""
-        return quartiles(self.seconds)
-
-
-def quartiles(values: Sequence[float]) -> tuple[float, float]:
-    """First and third quartile; of a single value, twice that value."""
-    if len(values) < 2:
-        return values[0], values[0]
-    first, _, third = statistics.quantiles(values, n=4, method="inclusive")
-    return first, third
-
-
 def our_network() -> nn.Module:
     """The network of the recipe."""
     return UNet(schedule=linear_schedule().card())
@@ -114,78 +87,6 @@ def make_network(name: str) -> nn.Module:
 
 
 # ---------------------------------------------------------------------------------------------------------- measuring
-
-
-@contextmanager
-def threads(n: int | None) -> Iterator[None]:
-    """A number of CPU threads for the length of a `with`; None leaves it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(n or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def alternate(
-    runs: Mapping[str, Callable[[], Any]],
-    *,
-    rounds: int,
-    device: torch.device,
-    clock: Callable[[], float] = time.perf_counter,
-    desc: str = "timing",
-) -> dict[str, list[float]]:
-    """Time functions in turn, after two calls of each that do not count.
-
-    Args:
-        runs: name -> what to time.
-        rounds: measurements of each.
-        device: waited for before each look at the clock.
-        clock: gives seconds.
-        desc: name of the progress bar.
-
-    Returns:
-        name -> seconds of each round.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for number in progress(range(rounds + 2), desc=desc):
-        for name, run in runs.items():
-            synchronize(device)
-            start = clock()
-            run()
-            synchronize(device)
-            if number >= 2:
-                seconds[name].append(clock() - start)
-    return seconds
-
-
-def matmul_rate(
-    dtype: torch.dtype,
-    device: torch.device,
-    *,
-    rounds: int = 10,
-    clock: Callable[[], float] = time.perf_counter,
-) -> float:
-    """Best measured rate of a square matrix product, in FLOP/s."""
-    # Large and many on a GPU, where a small product is shorter than its launch.
-    size, repeats = (4096, 20) if device.type == "cuda" else (1024, 1)
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-
-    def products() -> None:
-        for _ in range(repeats):
-            a @ b
-
-    times = alternate({"": products}, rounds=rounds, device=device, clock=clock, desc="matmul rate")[""]
-    return 2 * size**3 * repeats / max(min(times), 1e-9)
-
-
-def flops_per_picture(network: nn.Module, side: int = 16) -> float:
-    """FLOPs of one forward pass for one picture."""
-    device = next(network.parameters()).device
-    x, t = torch.randn(2, 3, side, side, device=device), torch.tensor([3, 4], device=device)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(x, t)
-    return counter.get_total_flops() / 2
 
 
 def _two_measures(
@@ -219,32 +120,6 @@ def _two_measures(
             for name, seconds in times.items()
         ]
     return result
-
-
-def ratios(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """How many times faster each of our rows is than each of the others: within a round, then the median over rounds.
-
-    Args:
-        rows: of one measure; ours are those whose name begins with "ours".
-
-    Returns:
-        One object a pair: ours, other, ratio, quartiles.
-    """
-    mine = [row for row in rows if row.name.startswith("ours")]
-    pairs = []
-    for row in mine:
-        # The plain one comes first; the others are held against it too.
-        for other in [*(other for other in rows if other not in mine), *mine[: row is not mine[0]]]:
-            each = [b / a for a, b in zip(row.seconds, other.seconds, strict=True)]
-            pairs.append(
-                {
-                    "ours": row.name,
-                    "other": other.name,
-                    "ratio": statistics.median(each),
-                    "quartiles": list(quartiles(each)),
-                }
-            )
-    return pairs
 
 
 # ------------------------------------------------------------------------------------------------------------- memory
@@ -634,43 +509,6 @@ def bench_to_loss(device: torch.device, options: Options) -> dict[str, Any]:
 
 
 # ------------------------------------------------------------------------------------------------------------ printing
-
-
-def columns(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Objects as an aligned text table, one line each, a column for each key; what is missing stays empty."""
-
-    def cell(value: Any) -> str:
-        if not isinstance(value, float):
-            return str(value)
-        return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-    keys = list(dict.fromkeys(key for row in rows for key in row))
-    cells = [keys, *([cell(row[key]) if key in row else "" for key in keys] for row in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(keys))]
-    # The first column is the name.
-    return "\n".join(
-        "  ".join(f"{text:{'<' if i == 0 else '>'}{widths[i]}}" for i, text in enumerate(line)).rstrip()
-        for line in cells
-    )
-
-
-def table(rows: Sequence[Row], *, title: str) -> str:
-    """Rows as text: median, quartiles, rate, and how many times slower than the first row of the group."""
-    lines = []
-    for row in rows:
-        base = next(other for other in rows if other.group == row.group)
-        first, third = row.quartiles
-        lines.append(
-            {
-                title: row.name,
-                "median ms": f"{1e3 * row.median:.2f}",
-                "quartiles ms": f"{1e3 * first:.2f} to {1e3 * third:.2f}",
-                "per s": 1 / row.median,
-                "times first": f"{row.median / base.median:.2f}",
-                **row.extra,
-            }
-        )
-    return columns(lines)
 
 
 def report(part: str, result: Mapping[str, Any], device: torch.device) -> str:
