@@ -1,0 +1,43 @@
+"""The commands of `hw3`, one file each: its arguments, its function. Here is what several of them share."""
+
+import argparse
+from pathlib import Path
+from typing import NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage in front of it."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the program with that line and exit code 2."""
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def count(text: str) -> int:
+    """A whole number of at least 1, for argparse."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return value
+
+
+def data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --source and --root: which sprites."""
+    parser.add_argument(
+        "--source",
+        default="embedded",
+        help="embedded (sprites drawn by our generator), real (the course's files), or a folder of PNG pictures",
+    )
+    parser.add_argument("--root", type=Path, help="folder of the real files (default: the cache, else a download)")
+
+
+def check_png(path: Path) -> None:
+    """Raise ValueError or OSError unless a PNG file can be written there, before the work that ends in it."""
+    from hw3utils.files import check_writable
+
+    if path.suffix.lower() != ".png" or path.is_dir():
+        raise ValueError(f"--out is {path}, expected the name of a PNG file.")
+    check_writable(path.parent)

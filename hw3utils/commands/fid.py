@@ -1,0 +1,130 @@
+"""`hw3 fid`: measure the Fréchet distance of two sets of pictures, or the whole table of samplers."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hw3utils.commands import count
+from hw3utils.progress import close_bars, progress
+
+if TYPE_CHECKING:
+    import torch
+
+HELP = "measure the Frechet distance of two sets of pictures"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    parser.add_argument(
+        "sets",
+        nargs="*",
+        metavar="SET",
+        help="two of: a folder of PNG pictures, an .npy array uint8 (N, H, W, 3), weights (a file, its folder, or "
+        "the name of shipped ones), embedded:train, embedded:test",
+    )
+    parser.add_argument("--extractor", default="sprites", help="features to measure in: sprites (shipped) or inception")
+    parser.add_argument("--inception-weights", type=Path, metavar="FILE", help="weights of the Inception network")
+    parser.add_argument("--n", type=count, help="most pictures of each set (default: all; 5000 samples of weights)")
+    parser.add_argument("--kid", action="store_true", help="also the kernel distance, with its standard error")
+    parser.add_argument("--steps", type=count, default=50, help="weights: steps of DDIM")
+    parser.add_argument("--eta", type=float, default=0.0, help="weights: eta of DDIM")
+    parser.add_argument("--seed", type=int, default=0, help="weights: decides the samples")
+    parser.add_argument("--batch-size", type=count, default=250, help="pictures at once")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--table", action="store_true", help="instead: DDPM against DDIM over steps and eta, resumable")
+    parser.add_argument(
+        "--out", type=Path, default=Path("out/fid"), help="--table: folder of its pictures and fid.json"
+    )
+    parser.add_argument(
+        "--precision", choices=["fp32", "bf16"], default="fp32", help="--table: arithmetic of the sampling"
+    )
+    parser.add_argument("--compile", action="store_true", help="--table: compile the network (needs a C++ compiler)")
+    parser.add_argument("--n-1000", type=count, default=5000, help="--table: pictures of each cell of 1000 steps")
+    parser.add_argument(
+        "--share", default="1/1", metavar="K/M", help="--table: make every M-th file only, from the K-th on"
+    )
+
+
+def call(args: argparse.Namespace) -> int:
+    """Measure and print."""
+    from hw3utils.devices import resolve_device
+    from hw3utils.fid import distance_of, feature_statistics, kid
+    from hw3utils.learning.features import feature_extractor
+    from hw3utils.sprites.sets import open_set
+
+    device = resolve_device(args.device)
+    if args.table:
+        return _table(args, device)
+    if len(args.sets) != 2:
+        raise ValueError(f"hw3 fid compares two sets of pictures, got {len(args.sets)}; see hw3 fid --help.")
+    extractor = feature_extractor(args.extractor, inception_weights=args.inception_weights, device=device)
+    options = {name: getattr(args, name) for name in ("n", "steps", "eta", "batch_size")}
+    sets = [open_set(name, seed=args.seed + i, device=device, **options) for i, name in enumerate(args.sets)]
+    statistics = [
+        feature_statistics(progress(pictures, desc=pictures.description, unit="batch"), extractor) for pictures in sets
+    ]
+    counts = [part.n for part in statistics]
+    print(f"FID {distance_of(*statistics):.4f}, {extractor.num_features} {extractor.name} features")
+    if args.kid:
+        if min(counts) < 4:
+            raise ValueError(f"--kid got a set of {min(counts)} pictures, expected at least 4.")
+        passes = (progress(part, desc=part.description, unit="batch") for part in sets)
+        value, error = kid(*passes, extractor=extractor, subset_size=min(500, min(counts) // 2))
+        print(f"KID {value:.6f} +- {error:.6f} (standard error over disjoint subsets)")
+    for label, part, number in zip("AB", sets, counts, strict=True):
+        print(f"{label}: {number} pictures, {part.description}")
+    if min(counts) <= extractor.num_features:
+        print(f"note: with {min(counts)} pictures for {extractor.num_features} features the FID is far too large.")
+    return 0
+
+
+def _table(args: argparse.Namespace, device: "torch.device") -> int:
+    """Make what is missing of the table's pictures, measure them, and write the table."""
+    from hw3utils import load_pretrained, pretrained_card
+    from hw3utils.bench import fid_table
+    from hw3utils.devices import compiled, in_precision
+    from hw3utils.learning.features import feature_extractor
+    from hw3utils.sprites import load_sprites
+
+    if args.sets or args.extractor != "sprites":
+        raise ValueError(
+            "--table measures the shipped weights in sprites features; leave the sets and --extractor out."
+        )
+    share = _share(args.share)
+    network, schedule = load_pretrained("sprites", device=device)
+    make = compiled if args.compile else in_precision
+    plan = {
+        "weights": pretrained_card("sprites")["sha256"],
+        "precision": args.precision,
+        "compiled": args.compile,
+        "seed": args.seed,
+        "n": args.n or 10_000,
+        "n_1000": args.n_1000,
+    }
+    model = make(network, args.precision)
+    files = fid_table.make_pictures(model, schedule, plan, out=args.out, share=share, device=device)
+    total = fid_table.n_files(plan, share)
+    try:
+        for _ in progress(files, desc=f"pictures in {args.out}", unit="file", total=total):
+            pass
+    except KeyboardInterrupt:
+        close_bars()
+        print(f"stopped; the same command goes on with what is missing in {args.out}", file=sys.stderr)
+        return 130
+    data = load_sprites()
+    rows = dict(progress(fid_table.make_table(args.out, feature_extractor("sprites"), data), desc="measuring"))
+    command = f"hw3 {' '.join(sys.argv[1:])}"
+    path = fid_table.write_table(args.out / "fid.json", args.out, rows, data, command)
+    print(fid_table.table_text(rows))
+    print(f"{len(rows) - 1} of {len(fid_table.table_cells())} cells are complete; the numbers are in {path}")
+    return 0
+
+
+def _share(text: str) -> tuple[int, int]:
+    """K and M of --share K/M."""
+    try:
+        k, m = (int(number) for number in text.split("/"))
+    except ValueError:
+        raise ValueError(f"--share is {text!r}, expected K/M, such as 1/2.") from None
+    return k, m

@@ -1,0 +1,24 @@
+"""`hw3 run`: execute the notebooks."""
+
+import argparse
+from pathlib import Path
+
+HELP = "execute the notebooks in number order"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    parser.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="number, name or path (default: all)")
+    parser.add_argument("--profile", choices=["quick", "full"], help="sizes (default: $HW3_PROFILE, else quick)")
+    parser.add_argument("--out", type=Path, default=Path("out"), help="folder of executed copies, HTML and figures")
+    parser.add_argument("--update", action="store_true", help="replace the committed notebooks and figures too")
+
+
+def call(args: argparse.Namespace) -> int:
+    """Run them; 1 when a notebook failed."""
+    from hw3utils.course.profiles import current_profile
+    from hw3utils.course.runner import run_notebooks
+
+    profile = args.profile or current_profile().name
+    outcomes = run_notebooks(args.notebooks, profile=profile, out=args.out, update=args.update)
+    return 1 if any(outcome.error for outcome in outcomes) else 0
