@@ -1,4 +1,4 @@
-"""The variational bound, term by term, in bits per dimension: by Monte Carlo for any model, in closed form for Gaussian data."""
+"""The variational bound, term by term, in bits per dimension: estimated for any model, exact for Gaussian data."""
 
 import math
 from collections.abc import Callable

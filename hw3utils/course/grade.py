@@ -1,39 +1,38 @@
-"""The homework as it is handed out, and as it is graded: nbgrader on the solved notebooks, without a course folder.
+"""Grading: each notebook of a submission runs with its checks put back; points, states and pages come of it."""
 
-nbgrader is an optional extra; nothing else needs it. Each notebook is an assignment of its own, so that a broken one
-takes nothing else with it.
-"""
-
-import asyncio
-import contextlib
 import copy
 import csv
 import importlib.metadata
 import io
-import os
 import platform
 import re
 import secrets
 import shutil
-import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hw3utils.course.assignment import ITEMS, STUDENT_FILE, STUDENT_VARIABLE
 from hw3utils.course.checks.building_blocks import SEED_VARIABLE
+from hw3utils.course.nbgrading import (
+    ANSWER,
+    Course,
+    grade_id,
+    graded_cells,
+    item_of,
+    marked_cells,
+    need_nbgrader,
+    program_path,
+    reason_of,
+)
 from hw3utils.course.profiles import PROFILE_VARIABLE, PROFILES
-from hw3utils.course.runner import NOTEBOOKS, find_notebooks
+from hw3utils.course.runner import NOTEBOOKS, environment, find_notebooks, plain
 from hw3utils.files import check_writable, write_atomically, write_json
-from hw3utils.progress import QUIET_VARIABLE, progress
-
-STUB = '# your code here\nraise NotImplementedError("write this part first")'
-ANSWER = "*Your answer here.*"
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+from hw3utils.progress import progress
 
 
 @dataclass
@@ -72,156 +71,6 @@ class Graded:
         return sum(cell.possible for cell in self.cells if (ITEMS[cell.item].manual) == manual)
 
 
-def _nbgrader() -> Any:
-    """nbgrader's programming interface, or a sentence that says how to get it."""
-    try:
-        from nbgrader.apps import NbGraderAPI
-    except ImportError:
-        raise ModuleNotFoundError(
-            "this needs nbgrader, which is not installed; install it with: python -m pip install nbgrader==0.9.6."
-        ) from None
-    return NbGraderAPI
-
-
-class _Course:
-    """An nbgrader course in a folder of its own; each notebook is one assignment."""
-
-    def __init__(self, root: Path, *, timeout: int | None = None) -> None:
-        from traitlets.config import Config
-
-        self.root = root
-        config = Config()
-        config.CourseDirectory.root = str(root)
-        config.CourseDirectory.db_url = f"sqlite:///{root / 'gradebook.db'}"
-        config.NbGrader.logfile = ""
-        config.ClearSolutions.code_stub = {"python": STUB}
-        config.ClearSolutions.text_stub = ANSWER
-        config.Execute.timeout = timeout
-        config.Execute.shutdown_kernel = "immediate"
-        self.interrupted = False
-
-        def stop(task: asyncio.Task) -> None:
-            self.interrupted = True
-            task.cancel()
-
-        # On Ctrl-C nbclient's own handler takes the kernel away, and the notebook looks as if it had killed it. (A
-        # function of this scope, for traitlets copies its configuration, and what a method is bound to with it.)
-        def started(**cell: Any) -> None:
-            self.tick()
-            with contextlib.suppress(RuntimeError):  # not the main thread, or Windows
-                asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop, asyncio.current_task())
-
-        config.Execute.on_cell_start = started
-        self.tick: Callable[[], object] = lambda: None
-        self.api = _nbgrader()(config=config)
-
-    def autograde(self, assignment: str, student: str) -> dict[str, Any]:
-        """Run one notebook of one student, `tick` called before each cell; nbgrader's result."""
-        with _environment(**{QUIET_VARIABLE: "1"}):
-            return self._call(self.api.autograde, assignment, student)
-
-    def _call(self, method: Callable[..., dict[str, Any]], *arguments: str) -> dict[str, Any]:
-        """Call nbgrader's interface.
-
-        Raises:
-            KeyboardInterrupt: on Ctrl-C, which nbgrader takes for a failure of the notebook.
-        """
-        done = method(*arguments)
-        if self.interrupted or "KeyboardInterrupt" in (done.get("error") or ""):
-            raise KeyboardInterrupt
-        return done
-
-    def feedback(self, assignment: str, student: str) -> dict[str, Any]:
-        """Make the HTML page of a notebook that was run; nbgrader's result."""
-        return self._call(self.api.generate_feedback, assignment, student)
-
-    def generate(self, path: Path) -> Path:
-        """Make the student's version of a solved notebook; where it lies."""
-        folder = self.root / "source" / path.stem
-        folder.mkdir(parents=True)
-        shutil.copy(path, folder)
-        done = self._call(self.api.generate_assignment, path.stem)
-        if not done["success"]:
-            raise ValueError(f"{path.name} cannot be released: {_reason(done.get('log'))}.")
-        return self.root / "release" / path.stem / path.name
-
-
-def _reason(log: str | None) -> str:
-    """The error in nbgrader's log that all the others follow from."""
-    lines = [line.strip() for line in _COLOURS.sub("", log or "").splitlines()]
-    errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Entry)\b", line) and "NbGrader" not in line]
-    return errors[0].rstrip(".") if errors else "nbgrader gave no reason"
-
-
-def _path() -> str:
-    """PATH with this Python's folder first: nbgrader calls a program that is installed beside it."""
-    return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-
-
-@contextlib.contextmanager
-def _environment(**changes: str | None) -> Iterator[None]:
-    """Environment variables for a while; None takes one away."""
-    kept = {name: os.environ.get(name) for name in changes}
-
-    def put(values: dict[str, str | None]) -> None:
-        for name, value in values.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-    put(changes)
-    try:
-        yield
-    finally:
-        put(kept)
-
-
-def graded_cells(notebook: Any) -> dict[str, Any]:
-    """The cells of a notebook that give points, by nbgrader's grade_id."""
-    return {name: cell for name, cell in _marked(notebook).items() if cell.metadata["nbgrader"].get("grade")}
-
-
-def item_of(grade_id: str) -> str:
-    """The graded item that a cell belongs to: Q1-P3-loss-check is of Q1.P3."""
-    return ".".join(grade_id.split("-")[:2])
-
-
-def release(out: Path, names: Sequence[str] = ()) -> list[Path]:
-    """Make the student edition: solutions replaced by a stub that raises, answers blanked, checks kept.
-
-    Args:
-        out: folder to write, new or empty, or an earlier edition.
-        names: which notebooks (see `find_notebooks`); none is all.
-
-    Returns:
-        The notebooks written.
-
-    Raises:
-        ModuleNotFoundError: without nbgrader.
-        ValueError: unknown notebooks, or a folder with other files in it.
-        OSError: when the folder cannot be written.
-    """
-    _nbgrader()
-    paths = find_notebooks(names)
-    ours = {path.name for path in find_notebooks()} | {STUDENT_FILE}
-    if out.exists():
-        foreign = sorted(path.name for path in out.iterdir() if path.name not in ours) if out.is_dir() else [out.name]
-        if foreign:
-            raise ValueError(f"{out} holds {foreign[0]!r}, which is no part of an edition; choose a new folder.")
-    check_writable(out)
-    written = []
-    with tempfile.TemporaryDirectory(prefix="hw3-release-") as folder, _environment(PATH=_path()):
-        course = _Course(Path(folder))
-        made = [course.generate(path) for path in progress(paths, desc="releasing")]
-        out.mkdir(parents=True, exist_ok=True)
-        for path in made:
-            written.append(write_atomically(out / path.name, lambda to, path=path: shutil.copyfile(path, to)))
-    number = NOTEBOOKS / STUDENT_FILE
-    write_atomically(out / STUDENT_FILE, lambda to: shutil.copyfile(number, to))
-    return written
-
-
 def grade(
     submissions: Sequence[Path], out: Path, *, timeout: int = 600, profile: str = "quick", seed: int | None = None
 ) -> list[Graded]:
@@ -246,7 +95,7 @@ def grade(
         OSError: when the reports cannot be written.
         KeyboardInterrupt: on Ctrl-C; the reports that are done are kept.
     """
-    _nbgrader()
+    need_nbgrader()
     if profile not in PROFILES:
         raise ValueError(f"profile is {profile!r}, expected one of {', '.join(PROFILES)}.")
     named = {}
@@ -262,11 +111,11 @@ def grade(
     results: list[Graded] = []
     changes = {
         PROFILE_VARIABLE: profile, SEED_VARIABLE: str(seed), STUDENT_VARIABLE: None,
-        "PYTHONDONTWRITEBYTECODE": "1", "MPLBACKEND": "agg", "PATH": _path(),
+        "PYTHONDONTWRITEBYTECODE": "1", "MPLBACKEND": "agg", "PATH": program_path(),
     }  # fmt: skip
-    with tempfile.TemporaryDirectory(prefix="hw3-grade-") as folder, _environment(**changes):
+    with tempfile.TemporaryDirectory(prefix="hw3-grade-") as folder, environment(**changes):
         print(f"executing students' code with {sys.executable}, no sandbox, in {folder}", flush=True)
-        course = _Course(Path(folder), timeout=timeout)
+        course = Course(Path(folder), timeout=timeout)
         sources = {path.name: course.generate(path) for path in progress(find_notebooks(), desc="preparing")}
         for name, path in named.items():
             results.append(_grade_one(course, sources, name, path, out / name, seed=seed, profile=profile))
@@ -275,7 +124,7 @@ def grade(
 
 
 def _grade_one(
-    course: _Course, sources: dict[str, Path], name: str, path: Path, out: Path, *, seed: int, profile: str
+    course: Course, sources: dict[str, Path], name: str, path: Path, out: Path, *, seed: int, profile: str
 ) -> Graded:
     """Grade one submission and write its report."""
     import nbformat
@@ -339,7 +188,7 @@ def _none(handed_out: Any, file: str, reason: str) -> list[Judged]:
 
 
 def _run(
-    course: _Course,
+    course: Course,
     handed_out: Any,
     handed_in: Any,
     file: Path,
@@ -362,18 +211,18 @@ def _run(
     problems += [f"{file.name}: the check {name} {what}; it was put back." for name, what in tampered.items()]
     done = course.autograde(assignment, student)
     if not done["success"]:
-        reason = f"{file.name} could not be run: {_reason(done.get('log'))}."
+        reason = f"{file.name} could not be run: {reason_of(done.get('log'))}."
         problems.append(reason)
         return _none(handed_out, file.name, reason)
     executed = nbformat.read(course.root / "autograded" / student / assignment / file.name, as_version=4)
-    errors = {name: _error(cell) for name, cell in _marked(executed).items()}
+    errors = {name: _error(cell) for name, cell in marked_cells(executed).items()}
     judged = []
     with Gradebook(f"sqlite:///{course.root / 'gradebook.db'}") as book:
         grades = {grade.name: grade for grade in book.find_submission_notebook(assignment, assignment, student).grades}
         for name, cell in graded_cells(handed_out).items():
             possible = float(cell.metadata.nbgrader["points"])
             if cell.cell_type == "markdown":
-                blank = _marked(executed).get(name, cell).source.strip() == ANSWER
+                blank = marked_cells(executed).get(name, cell).source.strip() == ANSWER
                 state, got = "to be read by hand", 0.0
                 message = "the answer is blank" if blank else ""
             else:
@@ -400,22 +249,9 @@ def _run(
     return judged
 
 
-def _marked(notebook: Any) -> dict[str, Any]:
-    """Every cell that nbgrader knows, by its grade_id."""
-    names = ((_name(cell), cell) for cell in notebook.cells)
-    return {name: cell for name, cell in names if name is not None}
-
-
-def _name(cell: Any) -> str | None:
-    """The grade_id of a cell that nbgrader knows."""
-    mark = cell.get("metadata", {}).get("nbgrader")
-    name = mark.get("grade_id") if isinstance(mark, dict) else None
-    return name if isinstance(name, str) and name else None
-
-
 def _tampered(handed_out: Any, handed_in: Any) -> dict[str, str]:
     """The checks that came back changed or not at all, and which of the two."""
-    there = _marked(handed_in)
+    there = marked_cells(handed_in)
     found = {}
     for name, cell in graded_cells(handed_out).items():
         if cell.cell_type == "code":
@@ -432,9 +268,9 @@ def _put_back(handed_out: Any, handed_in: Any) -> Any:
     Cells that were changed are put back by nbgrader itself.
     """
     whole = copy.deepcopy(handed_in)
-    names = [_name(cell) for cell in whole.cells]
+    names = [grade_id(cell) for cell in whole.cells]
     place = 0
-    for name, cell in _marked(handed_out).items():
+    for name, cell in marked_cells(handed_out).items():
         if name not in names:
             whole.cells.insert(place, copy.deepcopy(cell))
             names.insert(place, name)
@@ -449,7 +285,7 @@ def _error(cell: Any) -> tuple[str, str] | None:
         return None
     # A cell that was too slow ends with two: the interrupt, and what it was interrupted for.
     error = next((error for error in errors if error.ename == "CellTimeoutError"), errors[0])
-    text = " ".join(_COLOURS.sub("", str(error.evalue)).split())
+    text = plain(str(error.evalue))
     return error.ename, text if error.ename == "AssertionError" else f"{error.ename}: {text}"
 
 

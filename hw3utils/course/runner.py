@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,42 @@ def find_notebooks(names: Sequence[str] = ()) -> list[Path]:
     return sorted(dict.fromkeys(found), key=lambda path: path.name)
 
 
+def plain(text: str) -> str:
+    """A text of a kernel in one line, without the terminal's colours."""
+    return " ".join(_COLOURS.sub("", text).split())
+
+
+@contextlib.contextmanager
+def environment(**changes: str | None) -> Iterator[None]:
+    """Environment variables for a while; None takes one away."""
+    kept = {name: os.environ.get(name) for name in changes}
+
+    def put(values: dict[str, str | None]) -> None:
+        for name, value in values.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+    put(changes)
+    try:
+        yield
+    finally:
+        put(kept)
+
+
+def on_interrupt(stop: Callable[[], object]) -> None:
+    """On Ctrl-C call `stop` and cancel the running task: nbclient's own handler takes the kernel for dead."""
+    task = asyncio.current_task()
+
+    def handler() -> None:
+        stop()
+        task.cancel()
+
+    with contextlib.suppress(RuntimeError):  # not the main thread, or Windows
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, handler)
+
+
 def execute(path: Path, outcome: Outcome, *, figures: Path, profile: str, tick: bool = True) -> NotebookNode:
     """Run every cell of a notebook in a fresh kernel until one fails; the executed copy, with `outcome` filled in."""
     try:
@@ -89,49 +125,10 @@ def execute(path: Path, outcome: Outcome, *, figures: Path, profile: str, tick: 
         if tick and sys.stdout.isatty():
             print(f"\r{path.stem}: {outcome.done} of {outcome.cells} cells ...", end="", flush=True)
 
-    interrupted = []
-
-    def stop(task: asyncio.Task) -> None:
-        interrupted.append(True)
-        client.shutdown_kernel = "immediate"
-        task.cancel()
-
-    def started(notebook: NotebookNode) -> None:
-        # On Ctrl-C nbclient's own handler takes the kernel away and leaves us to wait for it.
-        with contextlib.suppress(RuntimeError):  # not the main thread, or Windows
-            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop, asyncio.current_task())
-
-    client = NotebookClient(
-        notebook,
-        timeout=None,
-        kernel_name="python3",
-        resources={"metadata": {"path": str(path.parent)}},
-        on_notebook_start=started,
-        on_cell_executed=done,
-        # The kernel's own warnings, on its transport for one, are not for the reader of our lines.
-        extra_arguments=["--IPKernelApp.log_level=40"],
-    )
-    kept = {name: os.environ.get(name) for name in (PROFILE_VARIABLE, QUIET_VARIABLE, FIGURES_VARIABLE)}
-    os.environ |= {PROFILE_VARIABLE: profile, QUIET_VARIABLE: "1", FIGURES_VARIABLE: str(figures)}
-    try:
-        client.execute()
-    except CellExecutionError as error:
-        outcome.error = f"{error.ename}: {error.evalue}"
-    except (CellTimeoutError, DeadKernelError) as error:
-        outcome.error = str(error).splitlines()[0]
-    except BaseException:
-        if not interrupted:
-            raise
-    finally:
-        for name, value in kept.items():
-            if value is None:
-                os.environ.pop(name)
-            else:
-                os.environ[name] = value
-    if interrupted:
-        raise KeyboardInterrupt
-    if outcome.error is not None:
-        outcome.error = " ".join(_COLOURS.sub("", outcome.error).split())
+    with environment(**{PROFILE_VARIABLE: profile, QUIET_VARIABLE: "1", FIGURES_VARIABLE: str(figures)}):
+        error = _failure(notebook, path.parent, done)
+    if error is not None:
+        outcome.error = plain(error)
         outcome.failed_cell = code[min(outcome.done, len(code) - 1)] + 1
     outcome.seconds = time.monotonic() - began
     for cell in notebook.cells:
@@ -140,6 +137,38 @@ def execute(path: Path, outcome: Outcome, *, figures: Path, profile: str, tick: 
         for output in cell.get("outputs", []):
             outcome.items |= output.get("data", {}).get(MIMETYPE, {})
     return notebook
+
+
+def _failure(notebook: NotebookNode, folder: Path, done: Callable[..., object]) -> str | None:
+    """Execute a notebook in place; the error that ended it, None for none. `done` hears of each executed cell."""
+    interrupted = []
+
+    def stop() -> None:
+        interrupted.append(True)
+        client.shutdown_kernel = "immediate"
+
+    client = NotebookClient(
+        notebook,
+        timeout=None,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(folder)}},
+        on_notebook_start=lambda notebook: on_interrupt(stop),
+        on_cell_executed=done,
+        # The kernel's own warnings, on its transport for one, are not for the reader of our lines.
+        extra_arguments=["--IPKernelApp.log_level=40"],
+    )
+    try:
+        client.execute()
+    except CellExecutionError as error:
+        return f"{error.ename}: {error.evalue}"
+    except (CellTimeoutError, DeadKernelError) as error:
+        return str(error).splitlines()[0]
+    except BaseException:
+        if not interrupted:
+            raise
+    if interrupted:
+        raise KeyboardInterrupt
+    return None
 
 
 def run_notebooks(

@@ -1,4 +1,4 @@
-"""The files of a run: a checkpoint that is written whole, checked before it is used, and read for its curve and its average."""
+"""The files of a run: a checkpoint, written whole and checked before use, with its curve and its average."""
 
 import dataclasses
 from dataclasses import dataclass
