@@ -1,7 +1,7 @@
 """Markov chain Monte Carlo with a score: deterministic ascent, Langevin, Metropolis-adjusted, annealed.
 
-The step size a has one meaning everywhere: x + (a / 2) score(x, sigma) + sqrt(a) z. Each sampler has a twin `*_steps`
-that yields every state, the start first; the sampler is the twin run to its end.
+The step size a has one meaning everywhere: x + (a / 2) score(x, sigma) + sqrt(a) z. A sampler is written as `*_steps`,
+which yields every state, the start first; the function without `_steps` is made of it and returns the last one.
 """
 
 import itertools
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hw3utils.arguments import check_count, check_data, check_number
 from hw3utils.noise import Generators, gaussian_noise
+from hw3utils.progress import run_to_end
 
 Score = Callable[[Tensor, float], Tensor]
 
@@ -45,28 +46,22 @@ def _evaluate(score: Score, x: Tensor, sigma: float) -> Tensor:
     return s
 
 
+def _chain(x: Tensor, n_steps: int, step: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
+    """Yield x, then what n steps make of it."""
+    yield x
+    for _ in range(n_steps):
+        x = step(x)
+        yield x
+
+
 def _last(states: Iterator[Tensor]) -> Tensor:
-    """Run an iterator to its end."""
-    x = None
+    """Go to the last state, keeping one at a time."""
     for x in states:  # noqa: B007
         pass
     return x
 
 
 def ascent_steps(score: Score, x: Tensor, *, step_size: float, n_steps: int, sigma: float = 0.0) -> Iterator[Tensor]:
-    """Yield the states of `ascent`. Arguments and errors as there."""
-    x, a, n, sigma = _start(x, step_size, n_steps, sigma)
-
-    def states(x: Tensor) -> Iterator[Tensor]:
-        yield x
-        for _ in range(n):
-            x = x + a / 2 * _evaluate(score, x, sigma)
-            yield x
-
-    return states(x)
-
-
-def ascent(score: Score, x: Tensor, *, step_size: float, n_steps: int, sigma: float = 0.0) -> Tensor:
     """Climb the log density, x + (a / 2) score(x): deterministic, it ends at a mode and samples nothing.
 
     Args:
@@ -76,33 +71,23 @@ def ascent(score: Score, x: Tensor, *, step_size: float, n_steps: int, sigma: fl
         n_steps: steps, at least 0.
         sigma: noise level that the score is asked for, at least 0 (0: the data themselves).
 
-    Returns:
-        The last state, shape (B, D).
+    Yields:
+        Every state, shape (B, D), the start first. `ascent` returns the last one.
 
     Raises:
         ValueError: arguments out of range, or a score of a wrong shape, NaN or infinity.
     """
-    return _last(ascent_steps(score, x, step_size=step_size, n_steps=n_steps, sigma=sigma))
+    x, a, n, sigma = _start(x, step_size, n_steps, sigma)
+
+    return _chain(x, n, lambda x: x + a / 2 * _evaluate(score, x, sigma))
+
+
+ascent = run_to_end(ascent_steps, "ascent", _last)
 
 
 def langevin_steps(
     score: Score, x: Tensor, *, step_size: float, n_steps: int, sigma: float = 0.0, generator: Generators = None
 ) -> Iterator[Tensor]:
-    """Yield the states of `langevin`. Arguments and errors as there."""
-    x, a, n, sigma = _start(x, step_size, n_steps, sigma)
-
-    def states(x: Tensor) -> Iterator[Tensor]:
-        yield x
-        for _ in range(n):
-            x = x + a / 2 * _evaluate(score, x, sigma) + math.sqrt(a) * gaussian_noise(x, generator)
-            yield x
-
-    return states(x)
-
-
-def langevin(
-    score: Score, x: Tensor, *, step_size: float, n_steps: int, sigma: float = 0.0, generator: Generators = None
-) -> Tensor:
     """Run unadjusted Langevin dynamics: x + (a / 2) score(x) + sqrt(a) z.
 
     As a goes to 0 and the number of steps to infinity the states are samples of the density. At a finite a there is a
@@ -116,15 +101,23 @@ def langevin(
         sigma: noise level that the score is asked for, at least 0 (0: the data themselves).
         generator: source of the noise.
 
-    Returns:
-        The last state, shape (B, D).
+    Yields:
+        Every state, shape (B, D), the start first. `langevin` returns the last one.
 
     Raises:
         ValueError: arguments out of range, or a score of a wrong shape, NaN or infinity.
 
     Source: Roberts and Tweedie 1996; Welling and Teh 2011; Song and Ermon 2019, arXiv 1907.05600, equation 4.
     """
-    return _last(langevin_steps(score, x, step_size=step_size, n_steps=n_steps, sigma=sigma, generator=generator))
+    x, a, n, sigma = _start(x, step_size, n_steps, sigma)
+
+    def step(x: Tensor) -> Tensor:
+        return x + a / 2 * _evaluate(score, x, sigma) + math.sqrt(a) * gaussian_noise(x, generator)
+
+    return _chain(x, n, step)
+
+
+langevin = run_to_end(langevin_steps, "langevin", _last)
 
 
 def acceptance_log_ratio(
@@ -170,32 +163,6 @@ def mala_steps(
     sigma: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> Iterator[Tensor]:
-    """Yield the states of `mala`. Arguments and errors as there."""
-    x, a, n, sigma = _start(x, step_size, n_steps, sigma)
-
-    def states(x: Tensor) -> Iterator[Tensor]:
-        yield x
-        for _ in range(n):
-            y = x + a / 2 * _evaluate(score, x, sigma) + math.sqrt(a) * gaussian_noise(x, generator)
-            ratio = acceptance_log_ratio(log_prob, score, x, y, step_size=a, sigma=sigma)
-            device = x.device if generator is None else generator.device
-            u = torch.rand(len(x), generator=generator, dtype=x.dtype, device=device).to(x.device)
-            x = torch.where((u.log() < ratio)[:, None], y, x)
-            yield x
-
-    return states(x)
-
-
-def mala(
-    log_prob: Callable[[Tensor], Tensor],
-    score: Score,
-    x: Tensor,
-    *,
-    step_size: float,
-    n_steps: int,
-    sigma: float = 0.0,
-    generator: torch.Generator | None = None,
-) -> Tensor:
     """Run Metropolis-adjusted Langevin dynamics: a Langevin step is a proposal, and the density decides.
 
     Without the bias of `langevin`, whatever the step size; it needs the density itself, up to its constant.
@@ -209,15 +176,27 @@ def mala(
         sigma: noise level that the score is asked for, at least 0.
         generator: source of proposals and decisions.
 
-    Returns:
-        The last state, shape (B, D).
+    Yields:
+        Every state, shape (B, D), the start first. `mala` returns the last one.
 
     Raises:
         ValueError: arguments out of range, or a score of a wrong shape, NaN or infinity.
 
     Source: Roberts and Tweedie 1996, section 1.4.
     """
-    return _last(mala_steps(log_prob, score, x, step_size=step_size, n_steps=n_steps, sigma=sigma, generator=generator))
+    x, a, n, sigma = _start(x, step_size, n_steps, sigma)
+
+    def step(x: Tensor) -> Tensor:
+        y = x + a / 2 * _evaluate(score, x, sigma) + math.sqrt(a) * gaussian_noise(x, generator)
+        ratio = acceptance_log_ratio(log_prob, score, x, y, step_size=a, sigma=sigma)
+        device = x.device if generator is None else generator.device
+        u = torch.rand(len(x), generator=generator, dtype=x.dtype, device=device).to(x.device)
+        return torch.where((u.log() < ratio)[:, None], y, x)
+
+    return _chain(x, n, step)
+
+
+mala = run_to_end(mala_steps, "mala", _last)
 
 
 def annealed_langevin_steps(
@@ -229,7 +208,27 @@ def annealed_langevin_steps(
     n_steps: int,
     generator: Generators = None,
 ) -> Iterator[Tensor]:
-    """Yield the states of `annealed_langevin`. Arguments and errors as there."""
+    """Run Langevin dynamics at falling noise levels, each level starting where the last one ended.
+
+    The step at level i is step_size (sigma_i / sigma_last)^2, so that signal and noise of a step keep their ratio. It
+    ends with samples of the data convolved with N(0, sigma_last^2): see `denoise` for the last step to the data.
+
+    Args:
+        score: callable (x (B, D), sigma) -> (B, D).
+        x: starting points, shape (B, D).
+        sigmas: noise levels, strictly decreasing.
+        step_size: a at the last level, above 0.
+        n_steps: steps at each level, at least 0.
+        generator: source of the noise.
+
+    Yields:
+        Every state, shape (B, D), the start first. `annealed_langevin` returns the last one.
+
+    Raises:
+        ValueError: arguments out of range, or a score of a wrong shape, NaN or infinity.
+
+    Source: Song and Ermon 2019, arXiv 1907.05600, algorithm 1.
+    """
     levels = [check_number(s, "a sigma", expected="a number above 0") for s in torch.as_tensor(sigmas).reshape(-1)]
     if not levels or min(levels) <= 0 or any(b >= a for a, b in itertools.pairwise(levels)):
         raise ValueError(f"sigmas is {levels[:4]}, expected strictly decreasing numbers above 0.")
@@ -248,37 +247,7 @@ def annealed_langevin_steps(
     return states(x)
 
 
-def annealed_langevin(
-    score: Score,
-    x: Tensor,
-    sigmas: Sequence[float] | Tensor,
-    *,
-    step_size: float,
-    n_steps: int,
-    generator: Generators = None,
-) -> Tensor:
-    """Run Langevin dynamics at falling noise levels, each level starting where the last one ended.
-
-    The step at level i is step_size (sigma_i / sigma_last)^2, so that signal and noise of a step keep their ratio. It
-    ends with samples of the data convolved with N(0, sigma_last^2): see `denoise` for the last step to the data.
-
-    Args:
-        score: callable (x (B, D), sigma) -> (B, D).
-        x: starting points, shape (B, D).
-        sigmas: noise levels, strictly decreasing.
-        step_size: a at the last level, above 0.
-        n_steps: steps at each level, at least 0.
-        generator: source of the noise.
-
-    Returns:
-        The last state, shape (B, D).
-
-    Raises:
-        ValueError: arguments out of range, or a score of a wrong shape, NaN or infinity.
-
-    Source: Song and Ermon 2019, arXiv 1907.05600, algorithm 1.
-    """
-    return _last(annealed_langevin_steps(score, x, sigmas, step_size=step_size, n_steps=n_steps, generator=generator))
+annealed_langevin = run_to_end(annealed_langevin_steps, "annealed_langevin", _last)
 
 
 def denoise(score: Score, x: Tensor, sigma: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Noise, drawn and predicted: every sample's own, whatever the batch; and the calling of an eps_model."""
+"""Noise, drawn and predicted: every sample's own, whatever the batch; between two noises; and as a model guesses it."""
 
 import functools
 import hashlib
@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from hw3utils.arguments import check_count, check_data
 from hw3utils.devices import resolve_device
+from hw3utils.progress import run_to_end
 from hw3utils.schedules import NoiseSchedule
 
 EpsModel = Callable[[Tensor, Tensor], Tensor]
-
-
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
@@ -142,21 +141,51 @@ def sample_batches(
     schedule: NoiseSchedule,
     shape: Sequence[int],
     *,
-    n: int,
-    first: int = 0,
+    n: int | range,
     batch_size: int = 256,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
     x_T: Tensor | None = None,
     model_kwargs: Mapping[str, Tensor] | None = None,
     **options: Any,
 ) -> Iterator[Tensor]:
-    """Yield the samples of `sample_in_batches` batch by batch, as they come. Arguments and errors as there."""
+    """Make n samples in batches, each sample from noise of its own, so that the batch size changes nothing but memory.
+
+    Sample i draws x_T and then all further noise from a generator seeded by (seed, i), see `sample_generators`. What is
+    left of the batch size is the rounding of the model itself, which may add in another order.
+
+    Args:
+        sampler: `sample_ddpm`, `sample_ddim`, `sample_dpm_solver`, or any function of the same form.
+        eps_model: callable (x_t, t) -> eps.
+        schedule: noise schedule.
+        shape: shape of one sample, such as (3, 16, 16).
+        n: number of samples; or a range of their indices: samples 500 to 999 are the same, made alone or after the
+            500 before.
+        batch_size: largest number of samples in one call.
+        seed: an integer of at least 0.
+        device: where the samples are made; noise is drawn on the CPU, the same for every device.
+        x_T: where the chains start, float32 (n, *shape), in place of fresh noise, such as
+            `early_stop(x0, schedule, t_start=t_start, generator=sample_generators(seed, range(n)))`.
+        model_kwargs: further arguments of the model, by name, each a tensor with n rows (labels, for example).
+        options: what else the sampler takes (`steps`, `eta`, `variance`, ...).
+
+    Yields:
+        Samples, float32 (B, *shape) on `device`, batch by batch. `sample_in_batches` returns all of them in one tensor.
+
+    Raises:
+        ValueError: arguments out of range, and what the sampler raises.
+
+    >>> from hw3utils.samplers import sample_ddpm
+    >>> from hw3utils.schedules import linear_schedule
+    >>> def run(batch_size):
+    ...     return sample_in_batches(sample_ddpm, lambda x, t: x, linear_schedule(5), (2,), n=7, batch_size=batch_size)
+    >>> torch.equal(run(2), run(7))
+    True
+    """
     if not callable(sampler) or not callable(eps_model):
         raise ValueError("sampler or eps_model cannot be called, expected two functions.")
-    n, batch_size = check_count(n, "n"), check_count(batch_size, "batch_size")
-    before = check_count(first, "first", low=0)
+    indices = n if isinstance(n, range) else range(check_count(n, "n"))
+    n, batch_size = check_count(len(indices), "n"), check_count(batch_size, "batch_size")
     seed = check_count(seed, "seed", low=0)
     shape = tuple(check_count(size, "a size in shape") for size in shape)
     if x_T is not None and tuple(x_T.shape) != (n, *shape):
@@ -169,10 +198,10 @@ def sample_batches(
 
     def batches() -> Iterator[Tensor]:
         for first in range(0, n, batch_size):
-            rows = slice(first, min(first + batch_size, n))
-            generators = sample_generators(seed, range(before + rows.start, before + rows.stop))
+            rows = slice(first, first + batch_size)
+            generators = sample_generators(seed, indices[rows])
             # Drawn even when x_T is given: the noise of the chain is then never the noise that made x_T.
-            start = gaussian_noise(torch.empty((len(generators), *shape), dtype=dtype, device=device), generators)
+            start = gaussian_noise(torch.empty((len(generators), *shape), device=device), generators)
             start = start if x_T is None else x_T[rows].to(start)
             kwargs = {name: value[rows].to(device) for name, value in (model_kwargs or {}).items()}
             model = functools.partial(eps_model, **kwargs) if kwargs else eps_model
@@ -181,68 +210,63 @@ def sample_batches(
     return batches()
 
 
-def sample_in_batches(
-    sampler: Callable[..., Tensor],
-    eps_model: EpsModel,
-    schedule: NoiseSchedule,
-    shape: Sequence[int],
-    *,
-    n: int,
-    first: int = 0,
-    batch_size: int = 256,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    x_T: Tensor | None = None,
-    model_kwargs: Mapping[str, Tensor] | None = None,
-    **options: Any,
-) -> Tensor:
-    """Make n samples in batches, each sample from noise of its own, so that the batch size changes nothing but memory.
+def _together(batches: Iterator[Tensor]) -> Tensor:
+    """All batches as one tensor."""
+    return torch.cat(list(batches))
 
-    Sample i draws x_T and then all further noise from a generator seeded by (seed, i), see `sample_generators`. What is
-    left of the batch size is the rounding of the model itself, which may add in another order.
+
+sample_in_batches = run_to_end(sample_batches, "sample_in_batches", _together)
+
+
+def working_dtype(x: Tensor) -> torch.dtype:
+    """float64, where the device of x has it."""
+    return x.dtype if x.device.type == "mps" else torch.float64
+
+
+def slerp(noise_a: Tensor, noise_b: Tensor, weight: float | Tensor) -> Tensor:
+    """Interpolate between two noises on the sphere, so that what lies between them is as long as noise should be.
 
     Args:
-        sampler: `sample_ddpm`, `sample_ddim`, `sample_dpm_solver`, or any function of the same form.
-        eps_model: callable (x_t, t) -> eps.
-        schedule: noise schedule.
-        shape: shape of one sample, such as (3, 16, 16).
-        n: number of samples.
-        first: index of the first of them: samples 500 to 999 are the same, made alone or after the 500 before.
-        batch_size: largest number of samples in one call.
-        seed: an integer of at least 0.
-        device: where the samples are made; noise is drawn on the CPU, the same for every device.
-        dtype: floating-point type of the samples.
-        x_T: where the chains start, shape (n, *shape), in place of fresh noise, such as
-            `early_stop(x0, schedule, t_start=t_start, generator=sample_generators(seed, range(n)))`.
-        model_kwargs: further arguments of the model, by name, each a tensor with n rows (labels, for example).
-        options: what else the sampler takes (`steps`, `eta`, `variance`, ...).
+        noise_a, noise_b: noises of shape (B, ...), interpolated sample by sample; shape (D,) is one sample. A batch of
+            one is used with every weight, and with every sample of the other.
+        weight: 0 gives noise_a, 1 gives noise_b; a number, or a tensor (B,) with one weight per sample.
 
     Returns:
-        Samples, shape (n, *shape), on `device`.
+        The interpolation, shape (B, ...), or (D,) when nothing had a batch.
 
     Raises:
-        ValueError: arguments out of range, and what the sampler raises.
+        ValueError: shapes that do not fit, NaN or infinity.
 
-    >>> from hw3utils.schedules import linear_schedule
-    >>> def run(batch_size):
-    ...     return sample_in_batches(sample_ddpm, lambda x, t: x, linear_schedule(5), (2,), n=7, batch_size=batch_size)
-    >>> torch.equal(run(2), run(7))
-    True
+    Source: Shoemake 1985; Song, Meng and Ermon 2021, arXiv 2010.02502, appendix D.5, equation 67.
+
+    >>> slerp(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]), 0.5)
+    tensor([0.7071, 0.7071])
     """
-    batches = sample_batches(
-        sampler,
-        eps_model,
-        schedule,
-        shape,
-        n=n,
-        first=first,
-        batch_size=batch_size,
-        seed=seed,
-        device=device,
-        dtype=dtype,
-        x_T=x_T,
-        model_kwargs=model_kwargs,
-        **options,
-    )
-    return torch.cat(list(batches))
+    check_data(noise_a, "noise_a")
+    check_data(noise_b, "noise_b")
+    weight = torch.as_tensor(weight)
+    if noise_a.ndim == 0 or noise_a.ndim != noise_b.ndim or noise_a.shape[1:] != noise_b.shape[1:]:
+        shapes = f"{tuple(noise_a.shape)} and {tuple(noise_b.shape)}"
+        raise ValueError(f"the noises have shapes {shapes}, expected the same shape (B, ...).")
+    if weight.ndim > 1 or not bool(torch.isfinite(weight).all()):
+        raise ValueError(f"weight has shape {tuple(weight.shape)}, expected one finite number or one per sample.")
+    single = noise_a.ndim == 1
+    a, b = (x[None] if single else x for x in (noise_a, noise_b))
+    if single and a.shape != b.shape:
+        raise ValueError(f"the noises have {a.shape[1]} and {b.shape[1]} entries, expected the same number.")
+    sizes = {len(a), len(b), weight.numel()} - {1}
+    if len(sizes) > 1:
+        got = f"{len(a)} and {len(b)} noises and {weight.numel()} weights"
+        raise ValueError(f"got {got}, expected equal numbers, or one.")
+    work = working_dtype(a)
+    u, v = a.to(work).flatten(1), b.to(work).flatten(1)
+    cos = (u * v).sum(1) / (u.norm(dim=1) * v.norm(dim=1)).clamp_min(torch.finfo(work).tiny)
+    theta = cos.clamp(-1, 1).acos()
+    w = weight.to(work).to(a.device).reshape(-1)
+    straight = theta.sin() < 1e-6  # (nearly) parallel: the arc is the chord
+    sin = torch.where(straight, torch.ones_like(theta), theta.sin())
+    on_a = torch.where(straight, 1 - w, ((1 - w) * theta).sin() / sin)
+    on_b = torch.where(straight, w, (w * theta).sin() / sin)
+    shape = (-1, *[1] * (a.ndim - 1))
+    out = (on_a.reshape(shape) * a.to(work) + on_b.reshape(shape) * b.to(work)).to(noise_a.dtype)
+    return out[0] if single and weight.ndim == 0 else out

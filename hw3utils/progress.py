@@ -1,7 +1,9 @@
-"""One progress bar for everything that takes long."""
+"""Long work: the one progress bar that shows it, and the function that runs it to its end."""
 
+import functools
+import inspect
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -36,3 +38,27 @@ def close_bars() -> None:
     """Take every progress bar off the screen, so that what is said next has a line of its own."""
     for bar in list(getattr(tqdm, "_instances", ())):
         bar.close()
+
+
+def run_to_end(
+    steps: Callable[..., Iterator[Any]], name: str, finish: Callable[[Iterator[Any]], Any]
+) -> Callable[..., Any]:
+    """Make the function that runs another one's iterator to its end: `sample_ddpm` of `ddpm_steps`, for example.
+
+    Args:
+        steps: the function, with the documentation of both.
+        name: of the function made.
+        finish: what it makes of the iterator; the annotation of its result becomes that of the function.
+
+    Returns:
+        A function with the signature (but for the result) and the documentation of `steps`.
+    """
+
+    @functools.wraps(steps)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return finish(steps(*args, **kwargs))
+
+    run.__name__ = run.__qualname__ = name
+    result = inspect.signature(finish).return_annotation
+    run.__signature__ = inspect.signature(steps).replace(return_annotation=result)
+    return run

@@ -1,12 +1,12 @@
-"""Reverse-time samplers: DDPM, DDIM, DPM-Solver++(2M), DDIM inversion, and the start of ES-DDPM.
+"""Reverse-time samplers: DDPM, DDIM, DPM-Solver++(2M), DDIM inversion, the start of ES-DDPM, and guidance.
 
 Every sampler takes `eps_model(x_t, t) -> eps` and goes down a grid of time steps T = tau_S > ... > tau_1 > 0. One step
 from t to s < t is, for all of them, the same line
 
     x_s = on_x * x_t + on_x0 * x0_hat + sigma * z
 
-whose three numbers `reverse_coefficients` computes in float64; the samplers differ in sigma and in x0_hat only. Each
-`sample_*` has a twin `*_steps` that yields every state; the sampler is the twin run to its end.
+whose three numbers `reverse_coefficients` computes in float64; the samplers differ in sigma and in x0_hat only. A
+sampler is written as `*_steps`, which yields every state; `sample_*` is made of it and returns the last one.
 
 A state is kept in float64 while the sampler runs (where the device has it) and handed to the model, and to the caller,
 in the dtype of x_T. Models run without gradients and in eval mode, and get their mode back after each call.
@@ -22,9 +22,10 @@ from torch import Tensor, nn
 
 from hw3utils.arguments import check_count, check_data, check_number, shown
 from hw3utils.diffusion import perturb_input
-from hw3utils.noise import EpsModel, Generators, evaluate_eps, gaussian_noise
+from hw3utils.noise import EpsModel, Generators, evaluate_eps, gaussian_noise, working_dtype
+from hw3utils.progress import run_to_end
 from hw3utils.schedules import NoiseSchedule
-from hw3utils.time_grid import Steps, _grid
+from hw3utils.time_grid import Steps, steps_to_grid
 
 ClipRange = bool | tuple[float, float] | None
 
@@ -38,9 +39,6 @@ class State(NamedTuple):
     t: int
     x: Tensor
     x0_hat: Tensor
-
-
-# ---------------------------------------------------------------------------------------------------- the time grid
 
 
 # -------------------------------------------------------------------------------------------- one step, for all of them
@@ -95,7 +93,7 @@ def _reverse_chain(
     `sigma(t, s)` replaces the standard deviation of the noise that is added, without touching the mean, which stays
     that of `eta`. `second_order` extrapolates x0_hat from the last two calls (DPM-Solver++(2M)).
     """
-    x = x_T.to(_working_dtype(x_T))
+    x = x_T.to(working_dtype(x_T))
     last = None
     for t, s in itertools.pairwise(grid):
         x0_hat = _predict_x0(eps_model, x, t, schedule, x_T.dtype, clip)
@@ -135,11 +133,6 @@ def _predict_x0(
     return x0_hat if clip is None else x0_hat.clamp(*clip)
 
 
-def _working_dtype(x: Tensor) -> torch.dtype:
-    """float64, where the device of x has it."""
-    return x.dtype if x.device.type == "mps" else torch.float64
-
-
 def _check_start(x: Tensor, schedule: NoiseSchedule, t_start: int | None, name: str = "x_T") -> int:
     """Check what every sampler starts from and return the time at which it starts."""
     if not isinstance(schedule, NoiseSchedule):
@@ -164,7 +157,7 @@ def _check_clip(clip_x0: ClipRange) -> tuple[float, float] | None:
 
 
 def _last(states: Iterator[State]) -> Tensor:
-    """Run a twin to its end, keeping one state at a time, and return its x."""
+    """Go to the last state, keeping one at a time, and return its x."""
     for state in states:
         x = state.x
     return x
@@ -186,12 +179,33 @@ def ddpm_steps(
     noise_scale: float = 1.0,
     clip_x0: ClipRange = None,
 ) -> Iterator[State]:
-    """Yield every state of `sample_ddpm`, from x_T at its start time to the sample at t = 0 (S + 1 states).
+    """Sample by DDPM's ancestral sampling: x_s = posterior mean at the predicted data + sigma_t z, down to t = 0.
 
-    Arguments and errors as in `sample_ddpm`; they are checked at once, the model is called as the states are asked for.
+    Args:
+        eps_model: callable (x_t, t) -> eps.
+        x_T: where the chain starts, shape (B, ...), normally standard normal noise.
+        schedule: noise schedule.
+        variance: "beta" (sigma_t^2 = beta_t; on a strided grid 1 - abar_t / abar_s, the sigma-hat of the DDIM paper) or
+            "posterior" (sigma_t^2 = (1 - abar_s) / (1 - abar_t) (1 - abar_t / abar_s)).
+        generator: source of the noise: one generator, one per sample, or None for torch's default generator.
+        steps: None for every step, a number S in 1..T, or increasing time steps in 1..T that end at the start time.
+        spacing: how S steps are spread, see `time_grid`.
+        t_start: the time of x_T when it is not T (ES-DDPM).
+        noise_scale: factor on sigma_t; 0 leaves the noise out, to show what it is for.
+        clip_x0: clamp the predicted data, at each step, to this (low, high); True is (-1, 1), None or False is off.
+
+    Yields:
+        Every state, from x_T at its start time to the sample at t = 0 (S + 1 states); the last step adds no noise. The
+        model is called as the states are asked for. `sample_ddpm` returns the last x, shape and dtype of x_T.
+
+    Raises:
+        ValueError: arguments out of range, or a model that returns another shape, NaN or infinity.
+
+    Source: Ho, Jain and Abbeel 2020, arXiv 2006.11239, algorithm 2; Song, Meng and Ermon 2021, arXiv 2010.02502,
+    equation 16 (strided).
     """
     start = _check_start(x_T, schedule, t_start)
-    grid = _grid(steps, start, spacing, schedule)
+    grid = steps_to_grid(steps, start, spacing, schedule)
     scale = check_number(noise_scale, "noise_scale")
     if scale < 0:
         raise ValueError(f"noise_scale is {scale}, expected a number of at least 0.")
@@ -208,45 +222,7 @@ def ddpm_steps(
     )
 
 
-def sample_ddpm(
-    eps_model: EpsModel,
-    x_T: Tensor,
-    schedule: NoiseSchedule,
-    *,
-    variance: str = "beta",
-    generator: Generators = None,
-    steps: Steps = None,
-    spacing: str = "uniform",
-    t_start: int | None = None,
-    noise_scale: float = 1.0,
-    clip_x0: ClipRange = None,
-) -> Tensor:
-    """Sample by DDPM's ancestral sampling: x_s = posterior mean at the predicted data + sigma_t z, down to t = 0.
-
-    Args:
-        eps_model: callable (x_t, t) -> eps.
-        x_T: where the chain starts, shape (B, ...), normally standard normal noise.
-        schedule: noise schedule.
-        variance: "beta" (sigma_t^2 = beta_t; on a strided grid 1 - abar_t / abar_s, the sigma-hat of the DDIM paper) or
-            "posterior" (sigma_t^2 = (1 - abar_s) / (1 - abar_t) (1 - abar_t / abar_s)).
-        generator: source of the noise: one generator, one per sample, or None for torch's default generator.
-        steps: None for every step, a number S in 1..T, or increasing time steps in 1..T that end at the start time.
-        spacing: how S steps are spread, see `time_grid`.
-        t_start: the time of x_T when it is not T (ES-DDPM).
-        noise_scale: factor on sigma_t; 0 leaves the noise out, to show what it is for.
-        clip_x0: clamp the predicted data, at each step, to this (low, high); True is (-1, 1), None or False is off.
-
-    Returns:
-        Samples, shape and dtype of x_T. The last step adds no noise.
-
-    Raises:
-        ValueError: arguments out of range, or a model that returns another shape, NaN or infinity.
-
-    Source: Ho, Jain and Abbeel 2020, arXiv 2006.11239, algorithm 2; Song, Meng and Ermon 2021, arXiv 2010.02502,
-    equation 16 (strided).
-    """
-    options = {"steps": steps, "spacing": spacing, "t_start": t_start, "noise_scale": noise_scale, "clip_x0": clip_x0}
-    return _last(ddpm_steps(eps_model, x_T, schedule, variance=variance, generator=generator, **options))
+sample_ddpm = run_to_end(ddpm_steps, "sample_ddpm", _last)
 
 
 def ddim_steps(
@@ -261,30 +237,6 @@ def ddim_steps(
     t_start: int | None = None,
     clip_x0: ClipRange = None,
 ) -> Iterator[State]:
-    """Yield every state of `sample_ddim`, from x_T at its start time to the sample at t = 0 (S + 1 states).
-
-    Arguments and errors as in `sample_ddim`; they are checked at once, the model is called as the states are asked for.
-    """
-    start = _check_start(x_T, schedule, t_start)
-    grid = _grid(steps, start, spacing, schedule)
-    eta = check_number(eta, "eta")
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta is {eta}, expected a number in [0, 1].")
-    return _reverse_chain(eps_model, x_T, schedule, grid, eta=eta, generator=generator, clip=_check_clip(clip_x0))
-
-
-def sample_ddim(
-    eps_model: EpsModel,
-    x_T: Tensor,
-    schedule: NoiseSchedule,
-    *,
-    steps: Steps = None,
-    eta: float = 0.0,
-    generator: Generators = None,
-    spacing: str = "uniform",
-    t_start: int | None = None,
-    clip_x0: ClipRange = None,
-) -> Tensor:
     """Sample by DDIM on any grid of time steps: deterministic for eta = 0, DDPM's posterior variance for eta = 1.
 
     Args:
@@ -298,16 +250,24 @@ def sample_ddim(
         t_start: the time of x_T when it is not T (ES-DDPM).
         clip_x0: clamp the predicted data, at each step, to this (low, high); True is (-1, 1), None or False is off.
 
-    Returns:
-        Samples, shape and dtype of x_T. The last step adds no noise.
+    Yields:
+        Every state, from x_T at its start time to the sample at t = 0 (S + 1 states); the last step adds no noise. The
+        model is called as the states are asked for. `sample_ddim` returns the last x, shape and dtype of x_T.
 
     Raises:
         ValueError: arguments out of range, or a model that returns another shape, NaN or infinity.
 
     Source: Song, Meng and Ermon 2021, arXiv 2010.02502, equations 12 and 16.
     """
-    options = {"spacing": spacing, "t_start": t_start, "clip_x0": clip_x0}
-    return _last(ddim_steps(eps_model, x_T, schedule, steps=steps, eta=eta, generator=generator, **options))
+    start = _check_start(x_T, schedule, t_start)
+    grid = steps_to_grid(steps, start, spacing, schedule)
+    eta = check_number(eta, "eta")
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta is {eta}, expected a number in [0, 1].")
+    return _reverse_chain(eps_model, x_T, schedule, grid, eta=eta, generator=generator, clip=_check_clip(clip_x0))
+
+
+sample_ddim = run_to_end(ddim_steps, "sample_ddim", _last)
 
 
 # -------------------------------------------------------------------------------------------------------- DPM-Solver++
@@ -324,29 +284,6 @@ def dpm_solver_steps(
     clip_x0: ClipRange = None,
     generator: Generators = None,
 ) -> Iterator[State]:
-    """Yield every state of `sample_dpm_solver`, from x_T at its start time to the sample at t = 0 (S + 1 states).
-
-    Arguments and errors as in `sample_dpm_solver`; they are checked at once, the model is called as the states are
-    asked for.
-    """
-    start = _check_start(x_T, schedule, t_start)
-    grid = _grid(steps, start, spacing, schedule)
-    return _reverse_chain(
-        eps_model, x_T, schedule, grid, generator=generator, clip=_check_clip(clip_x0), second_order=True
-    )
-
-
-def sample_dpm_solver(
-    eps_model: EpsModel,
-    x_T: Tensor,
-    schedule: NoiseSchedule,
-    *,
-    steps: Steps = 20,
-    spacing: str = "logsnr",
-    t_start: int | None = None,
-    clip_x0: ClipRange = None,
-    generator: Generators = None,
-) -> Tensor:
     """Sample by DPM-Solver++(2M): deterministic, second order, one model call per step.
 
     The step of DDIM with eta = 0, but with the predicted data extrapolated to the middle of the step from the last two
@@ -364,19 +301,26 @@ def sample_dpm_solver(
         clip_x0: clamp the predicted data, at each step, to this (low, high); True is (-1, 1), None or False is off.
         generator: not used, the solver draws nothing; taken so that all samplers are called alike.
 
-    Returns:
-        Samples, shape and dtype of x_T.
+    Yields:
+        Every state, from x_T at its start time to the sample at t = 0 (S + 1 states). The model is called as the states
+        are asked for. `sample_dpm_solver` returns the last x, shape and dtype of x_T.
 
     Raises:
         ValueError: arguments out of range, or a model that returns another shape, NaN or infinity.
 
     Source: Lu et al. 2022, arXiv 2211.01095, algorithm 2.
     """
-    options = {"steps": steps, "spacing": spacing, "t_start": t_start, "clip_x0": clip_x0, "generator": generator}
-    return _last(dpm_solver_steps(eps_model, x_T, schedule, **options))
+    start = _check_start(x_T, schedule, t_start)
+    grid = steps_to_grid(steps, start, spacing, schedule)
+    return _reverse_chain(
+        eps_model, x_T, schedule, grid, generator=generator, clip=_check_clip(clip_x0), second_order=True
+    )
 
 
-# ------------------------------------------------------------------------------ inversion, interpolation, early stop
+sample_dpm_solver = run_to_end(dpm_solver_steps, "sample_dpm_solver", _last)
+
+
+# -------------------------------------------------------------------------------------------- inversion and early stop
 
 
 def ddim_invert_steps(
@@ -389,47 +333,6 @@ def ddim_invert_steps(
     t_end: int | None = None,
     n_corrections: int = 1,
 ) -> Iterator[State]:
-    """Yield every state of `ddim_invert`, from the data at t = 0 to the noise at the last time (S + 1 states).
-
-    `x0_hat` of a state is the predicted data used by the step that led to it. Arguments and errors as in `ddim_invert`;
-    they are checked at once, the model is called as the states are asked for.
-    """
-    end = _check_start(x0, schedule, t_end, "x0")
-    grid = _grid(steps, end, spacing, schedule)[::-1]
-    n_corrections = check_count(n_corrections, "n_corrections", low=0)
-    return _inversion(eps_model, x0, schedule, grid, n_corrections)
-
-
-@torch.no_grad()
-def _inversion(
-    eps_model: EpsModel, x0: Tensor, schedule: NoiseSchedule, grid: list[int], n_corrections: int
-) -> Iterator[State]:
-    x = x0.to(_working_dtype(x0))
-    yield State(0, x0, x0)
-    for t, s in itertools.pairwise(grid):  # from t up to s
-        signal_t, noise_t, signal_s, noise_s = (
-            table[k].item() for k in (t, s) for table in (schedule.signal, schedule.noise)
-        )
-        # No model knows t = 0: the data are shown to it at the first time it does know.
-        eps = evaluate_eps(eps_model, x.to(x0.dtype), max(t, 1)).to(x.dtype)
-        for _ in range(n_corrections):
-            up = signal_s * (x - noise_t * eps) / signal_t + noise_s * eps
-            eps = evaluate_eps(eps_model, up.to(x0.dtype), s).to(x.dtype)
-        x0_hat = (x - noise_t * eps) / signal_t
-        x = signal_s * x0_hat + noise_s * eps
-        yield State(s, x.to(x0.dtype), x0_hat.to(x0.dtype))
-
-
-def ddim_invert(
-    eps_model: EpsModel,
-    x0: Tensor,
-    schedule: NoiseSchedule,
-    *,
-    steps: Steps = None,
-    spacing: str = "uniform",
-    t_end: int | None = None,
-    n_corrections: int = 1,
-) -> Tensor:
     """Run DDIM (eta = 0) backwards, from data to the noise that `sample_ddim` turns into it.
 
     Without corrections the step up takes the noise predicted at its lower end, where the step down takes the one at its
@@ -446,65 +349,42 @@ def ddim_invert(
         t_end: the time to stop at when it is not T.
         n_corrections: number of corrections in each step, at least 0; a step takes 1 + n_corrections model calls.
 
-    Returns:
-        The noise, shape and dtype of x0.
+    Yields:
+        Every state, from the data at t = 0 to the noise at the last time (S + 1 states); `x0_hat` of a state is the
+        predicted data used by the step that led to it. `ddim_invert` returns the noise, shape and dtype of x0.
 
     Raises:
         ValueError: arguments out of range, or a model that returns another shape, NaN or infinity.
 
     Source: Song, Meng and Ermon 2021, arXiv 2010.02502, section 4.3, equations 13 and 14.
     """
-    options = {"steps": steps, "spacing": spacing, "t_end": t_end, "n_corrections": n_corrections}
-    return _last(ddim_invert_steps(eps_model, x0, schedule, **options))
+    end = _check_start(x0, schedule, t_end, "x0")
+    grid = steps_to_grid(steps, end, spacing, schedule)[::-1]
+    n_corrections = check_count(n_corrections, "n_corrections", low=0)
+    return _inversion(eps_model, x0, schedule, grid, n_corrections)
 
 
-def slerp(noise_a: Tensor, noise_b: Tensor, weight: float | Tensor) -> Tensor:
-    """Interpolate between two noises on the sphere, so that what lies between them is as long as noise should be.
+@torch.no_grad()
+def _inversion(
+    eps_model: EpsModel, x0: Tensor, schedule: NoiseSchedule, grid: list[int], n_corrections: int
+) -> Iterator[State]:
+    x = x0.to(working_dtype(x0))
+    yield State(0, x0, x0)
+    for t, s in itertools.pairwise(grid):  # from t up to s
+        signal_t, noise_t, signal_s, noise_s = (
+            table[k].item() for k in (t, s) for table in (schedule.signal, schedule.noise)
+        )
+        # No model knows t = 0: the data are shown to it at the first time it does know.
+        eps = evaluate_eps(eps_model, x.to(x0.dtype), max(t, 1)).to(x.dtype)
+        for _ in range(n_corrections):
+            up = signal_s * (x - noise_t * eps) / signal_t + noise_s * eps
+            eps = evaluate_eps(eps_model, up.to(x0.dtype), s).to(x.dtype)
+        x0_hat = (x - noise_t * eps) / signal_t
+        x = signal_s * x0_hat + noise_s * eps
+        yield State(s, x.to(x0.dtype), x0_hat.to(x0.dtype))
 
-    Args:
-        noise_a, noise_b: noises of shape (B, ...), interpolated sample by sample; shape (D,) is one sample. A batch of
-            one is used with every weight, and with every sample of the other.
-        weight: 0 gives noise_a, 1 gives noise_b; a number, or a tensor (B,) with one weight per sample.
 
-    Returns:
-        The interpolation, shape (B, ...), or (D,) when nothing had a batch.
-
-    Raises:
-        ValueError: shapes that do not fit, NaN or infinity.
-
-    Source: Shoemake 1985; Song, Meng and Ermon 2021, arXiv 2010.02502, appendix D.5, equation 67.
-
-    >>> slerp(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]), 0.5)
-    tensor([0.7071, 0.7071])
-    """
-    check_data(noise_a, "noise_a")
-    check_data(noise_b, "noise_b")
-    weight = torch.as_tensor(weight)
-    if noise_a.ndim == 0 or noise_a.ndim != noise_b.ndim or noise_a.shape[1:] != noise_b.shape[1:]:
-        shapes = f"{tuple(noise_a.shape)} and {tuple(noise_b.shape)}"
-        raise ValueError(f"the noises have shapes {shapes}, expected the same shape (B, ...).")
-    if weight.ndim > 1 or not bool(torch.isfinite(weight).all()):
-        raise ValueError(f"weight has shape {tuple(weight.shape)}, expected one finite number or one per sample.")
-    single = noise_a.ndim == 1
-    a, b = (x[None] if single else x for x in (noise_a, noise_b))
-    if single and a.shape != b.shape:
-        raise ValueError(f"the noises have {a.shape[1]} and {b.shape[1]} entries, expected the same number.")
-    sizes = {len(a), len(b), weight.numel()} - {1}
-    if len(sizes) > 1:
-        got = f"{len(a)} and {len(b)} noises and {weight.numel()} weights"
-        raise ValueError(f"got {got}, expected equal numbers, or one.")
-    work = _working_dtype(a)
-    u, v = a.to(work).flatten(1), b.to(work).flatten(1)
-    cos = (u * v).sum(1) / (u.norm(dim=1) * v.norm(dim=1)).clamp_min(torch.finfo(work).tiny)
-    theta = cos.clamp(-1, 1).acos()
-    w = weight.to(work).to(a.device).reshape(-1)
-    straight = theta.sin() < 1e-6  # (nearly) parallel: the arc is the chord
-    sin = torch.where(straight, torch.ones_like(theta), theta.sin())
-    on_a = torch.where(straight, 1 - w, ((1 - w) * theta).sin() / sin)
-    on_b = torch.where(straight, w, (w * theta).sin() / sin)
-    shape = (-1, *[1] * (a.ndim - 1))
-    out = (on_a.reshape(shape) * a.to(work) + on_b.reshape(shape) * b.to(work)).to(noise_a.dtype)
-    return out[0] if single and weight.ndim == 0 else out
+ddim_invert = run_to_end(ddim_invert_steps, "ddim_invert", _last)
 
 
 def early_stop(x0: Tensor, schedule: NoiseSchedule, *, t_start: int, generator: Generators = None) -> Tensor:
@@ -536,7 +416,7 @@ def early_stop(x0: Tensor, schedule: NoiseSchedule, *, t_start: int, generator: 
     return perturb_input(x0, t_start, gaussian_noise(x0, generator), schedule)
 
 
-# ------------------------------------------------------------------------------------------------------ many samples
+# ----------------------------------------------------------------------------------------------------------- guidance
 
 
 def guided(network: nn.Module, *, guidance: float = 1.0) -> Callable[[Tensor, Tensor, Tensor], Tensor]:

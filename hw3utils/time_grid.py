@@ -58,7 +58,7 @@ def time_grid(T: int, S: int, spacing: str = "uniform", *, schedule: NoiseSchedu
     return tau.flip(0)
 
 
-def _grid(steps: Steps, start: int, spacing: str, schedule: NoiseSchedule) -> list[int]:
+def steps_to_grid(steps: Steps, start: int, spacing: str, schedule: NoiseSchedule) -> list[int]:
     """Turn `steps` into the list [start, ..., 0] that a sampler goes down."""
     if steps is None:
         steps = start

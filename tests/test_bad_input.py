@@ -9,19 +9,24 @@ import torch
 
 import hw3utils
 from hw3utils import (
+    bound,
     devices,
     diffusion,
     divergences,
     fid,
+    files,
     langevin,
     losses,
     mixtures,
+    noise,
     plots,
     samplers,
     schedules,
     sprites,
+    time_grid,
 )
-from hw3utils.learning import networks, training
+from hw3utils.learning import features, networks, objectives, training, weights
+from hw3utils.sprites import sets
 
 SCHEDULE = schedules.linear_schedule(20)
 NORMAL = mixtures.GaussianMixture([1.0], [[0.0, 0.0]], [1.0])
@@ -44,7 +49,7 @@ def config(**options):
 def train(data=None, **options):
     network = networks.UNet(widths=(8, 16), blocks_down=(1, 1), blocks_up=(1, 1), groups=4, time_width=16)
     data = torch.zeros(4, 3, 16, 16) if data is None else data
-    return next(training.train(network, data, training.DiffusionObjective(SCHEDULE), config(**options)))
+    return next(training.train(network, data, objectives.DiffusionObjective(SCHEDULE), config(**options)))
 
 
 CASES = {
@@ -70,11 +75,11 @@ CASES = {
     "chain from integers": (lambda: next(diffusion.forward_chain(X.long(), SCHEDULE)), "int64"),
     "posterior at 0": (lambda: diffusion.posterior(X, X, 0, SCHEDULE), "0"),
     "steps of a table": (lambda: schedules.linear_schedule(np.zeros((30, 2))), "T is array([[0., 0.]"),
-    "a table for a name": (lambda: samplers.time_grid(20, 5, torch.zeros(9, 9)), "spacing is tensor([[0."),
-    "noise of integers": (lambda: diffusion.gaussian_noise(X.long()), "int64"),
-    "a decoder's mean of another shape": (lambda: diffusion.gaussian_decoder(X, X[:2], X + 1), "(2, 2)"),
-    "a decoder's variance of 0": (lambda: diffusion.gaussian_decoder(X, X, X), "0"),
-    "a decoder's mean of NaN": (lambda: diffusion.discrete_decoder(X, X * math.nan, X + 1), "NaN"),
+    "a table for a name": (lambda: time_grid.time_grid(20, 5, torch.zeros(9, 9)), "spacing is tensor([[0."),
+    "noise of integers": (lambda: noise.gaussian_noise(X.long()), "int64"),
+    "a decoder's mean of another shape": (lambda: bound.gaussian_decoder(X, X[:2], X + 1), "(2, 2)"),
+    "a decoder's variance of 0": (lambda: bound.gaussian_decoder(X, X, X), "0"),
+    "a decoder's mean of NaN": (lambda: bound.discrete_decoder(X, X * math.nan, X + 1), "NaN"),
     # mixtures
     "log density of NaN": (lambda: NORMAL.log_prob(X * math.nan), "NaN"),
     "score at infinity": (lambda: NORMAL.score(X + math.inf), "infinity"),
@@ -104,13 +109,13 @@ CASES = {
     "eta above 1": (lambda: samplers.sample_ddim(eps_model, X, SCHEDULE, eta=1.5), "1.5"),
     "eta NaN": (lambda: samplers.sample_ddim(eps_model, X, SCHEDULE, eta=math.nan), "nan"),
     "an unknown variance": (lambda: samplers.sample_ddpm(eps_model, X, SCHEDULE, variance="large"), "'large'"),
-    "an unknown spacing": (lambda: samplers.time_grid(20, 5, "cubic"), "'cubic'"),
+    "an unknown spacing": (lambda: time_grid.time_grid(20, 5, "cubic"), "'cubic'"),
     "a start of infinity": (lambda: samplers.sample_ddpm(eps_model, X + math.inf, SCHEDULE), "infinity"),
     "a model that returns NaN": (lambda: samplers.sample_ddpm(lambda x, t: x * math.nan, X, SCHEDULE), "NaN"),
     "a model of another shape": (lambda: samplers.sample_ddim(lambda x, t: x[:1], X, SCHEDULE), "(1, 2)"),
     "a schedule that is none": (lambda: samplers.sample_ddim(eps_model, X, [0.1]), "list"),
     "an early stop past T": (lambda: samplers.early_stop(X, SCHEDULE, t_start=30), "30"),
-    "a seed below 0": (lambda: samplers.sample_generators(-1, [0]), "-1"),
+    "a seed below 0": (lambda: noise.sample_generators(-1, [0]), "-1"),
     # Langevin and divergences
     "a step size of 0": (lambda: langevin.langevin(score, X, step_size=0.0, n_steps=1), "0"),
     "a step size of infinity": (lambda: langevin.langevin(score, X, step_size=math.inf, n_steps=1), "inf"),
@@ -144,7 +149,7 @@ CASES = {
     "points of integers": (lambda: networks.ScoreMLP()(X.long()), "int64"),
     "a fractional seed": (lambda: training.seeded(networks.ScoreMLP, 0.5), "seed is 0.5"),
     "data of integers": (
-        lambda: training.fit(networks.ScoreMLP(), X.long(), training.DenoisingObjective([1.0]), config()),
+        lambda: training.fit(networks.ScoreMLP(), X.long(), objectives.DenoisingObjective([1.0]), config()),
         "int64",
     ),
     "points of 3 dimensions": (lambda: networks.ScoreMLP()(torch.zeros(2, 3)), "(2, 3)"),
@@ -158,9 +163,9 @@ CASES = {
     "no data": (lambda: train(torch.zeros(0, 3, 16, 16)), "0"),
     "an unknown device": (lambda: devices.resolve_device("toaster"), "'toaster'"),
     "weights for an unknown device": (lambda: hw3utils.load_pretrained(device="toaster"), "'toaster'"),
-    "features on an unknown device": (lambda: fid.feature_extractor("sprites", device="toaster"), "'toaster'"),
+    "features on an unknown device": (lambda: features.feature_extractor("sprites", device="toaster"), "'toaster'"),
     "samples on an unknown device": (
-        lambda: samplers.sample_in_batches(samplers.sample_ddim, eps_model, SCHEDULE, (2,), n=2, device="toaster"),
+        lambda: noise.sample_in_batches(samplers.sample_ddim, eps_model, SCHEDULE, (2,), n=2, device="toaster"),
         "'toaster'",
     ),
     # pictures
@@ -172,7 +177,7 @@ CASES = {
     "a sprite's seed below 0": (lambda: sprites.load_sprites(seed=-1), "seed is -1"),
     "distances of floats": (lambda: fid.nearest_distances(PICTURES / 2, PICTURES), "float64"),
     "a seed of text": (lambda: fid.kid(PICTURES, PICTURES, seed="x"), "seed is 'x'"),
-    "batches of nothing": (lambda: picture_sets.open_set("embedded:test", batch_size=0), "batch_size is 0"),
+    "batches of nothing": (lambda: sets.open_set("embedded:test", batch_size=0), "batch_size is 0"),
     "floating pictures": (lambda: sprites.images_to_tensor(np.zeros((2, 16, 16, 3))), "float64"),
     "channels first": (lambda: sprites.images_to_tensor(np.zeros((2, 3, 16, 16), np.uint8)), "(2, 3, 16, 16)"),
     "pictures of NaN": (lambda: sprites.tensor_to_images(torch.full((1, 3, 16, 16), math.nan)), "NaN"),
@@ -187,7 +192,7 @@ CASES = {
         lambda: fid.frechet_distance(torch.zeros(2), torch.eye(2), torch.zeros(3), torch.eye(3)),
         "2 and 3",
     ),
-    "unknown features": (lambda: fid.feature_extractor("vgg"), "'vgg'"),
+    "unknown features": (lambda: features.feature_extractor("vgg"), "'vgg'"),
     "unknown weights": (lambda: hw3utils.load_pretrained("cats"), "'cats'"),
     "an unknown card": (lambda: hw3utils.pretrained_card("cats"), "'cats'"),
 }
@@ -236,11 +241,11 @@ def beside(path, name):
 
 
 READERS = {
-    "read_tensors": checkpoints.read_tensors,
-    "read_pictures": picture_sets.read_pictures,
-    "load_weights": checkpoints.load_weights,
-    "inception": lambda path: fid.feature_extractor("inception", inception_weights=path),
-    "folder of PNG": lambda path: list(picture_sets.open_set(str(beside(path, "x.png")))),
+    "read_tensors": files.read_tensors,
+    "read_pictures": sets.read_pictures,
+    "load_weights": weights.load_weights,
+    "inception": lambda path: features.feature_extractor("inception", inception_weights=path),
+    "folder of PNG": lambda path: list(sets.open_set(str(beside(path, "x.png")))),
     "source folder": lambda path: sprites.load_sprites(str(beside(path, "x.png"))),
     "real sprites": lambda path: sprites.load_sprites(
         "real", root=beside(path, "sprites_1788_16x16.npy"), download=False
@@ -262,7 +267,7 @@ def test_damaged_files_are_refused_in_one_sentence(read, content, tmp_path):
 @pytest.mark.parametrize("content", [b"", b"nope", b"[1, 2]", b'{"a": NaN', b"\xff\xfe", b"[" * 100_000])
 def test_damaged_json_is_refused(content, tmp_path):
     with pytest.raises(ValueError, match="JSON") as caught:
-        checkpoints.read_json(write(tmp_path / "card.json", content))
+        files.read_json(write(tmp_path / "card.json", content))
     assert "\n" not in str(caught.value)
 
 
@@ -281,11 +286,11 @@ def test_damaged_json_is_refused(content, tmp_path):
     ids=json.dumps,
 )
 def test_a_card_that_is_wrong_is_refused(change, tmp_path):
-    path = checkpoints.pretrained_path("sprites")
+    path = weights.pretrained_path("sprites")
     (tmp_path / "weights.safetensors").write_bytes(path.read_bytes())
-    card = checkpoints.read_json(path.with_suffix(".json"))
+    card = files.read_json(path.with_suffix(".json"))
     (tmp_path / "weights.json").write_text(json.dumps({**card, **change}))
     with pytest.raises(ValueError) as caught:
-        checkpoints.load_weights(tmp_path)
+        weights.load_weights(tmp_path)
     assert "weights" in str(caught.value)
     assert "\n" not in str(caught.value)

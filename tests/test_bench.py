@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from hw3utils.__main__ import main
-from hw3utils.bench import peers
+from hw3utils.bench import parts, peers, timing
 from hw3utils.bench.peers import ContextUnet
 from hw3utils.devices import compiled
 from hw3utils.learning.networks import UNet
@@ -26,40 +26,40 @@ def tiny():
 
 @pytest.fixture
 def tiny_contenders(monkeypatch):
-    monkeypatch.setattr(bench, "our_network", tiny)
+    monkeypatch.setattr(parts, "our_network", tiny)
     monkeypatch.setattr(peers, "CONTENDERS", {"course": lambda: ContextUnet(features=8)})
 
 
 def test_runs_take_turns_and_two_rounds_warm_up():
     order, ticks = [], itertools.count()
     runs = {name: lambda name=name: order.append(name) for name in "ab"}
-    seconds = bench.alternate(runs, rounds=3, device=CPU, clock=lambda: next(ticks))
+    seconds = timing.alternate(runs, rounds=3, device=CPU, clock=lambda: next(ticks))
     assert "".join(order) == "ab" * 5
     assert seconds == {"a": [1, 1, 1], "b": [1, 1, 1]}
 
 
 def test_rows_give_medians_quartiles_and_ratios():
-    rows = [bench.Row("ours", [1.0, 2.0, 3.0, 4.0, 5.0], {"parameters": 7}), bench.Row("theirs", [12.0])]
+    rows = [timing.Row("ours", [1.0, 2.0, 3.0, 4.0, 5.0], {"parameters": 7}), timing.Row("theirs", [12.0])]
     assert (rows[0].median, rows[0].quartiles) == (3.0, (2.0, 4.0))
-    head, ours, theirs = bench.table(rows, title="time").splitlines()
+    head, ours, theirs = timing.table(rows, title="time").splitlines()
     assert head.split()[-1] == "parameters"
     assert ours.split() == ["ours", "3000.00", "2000.00", "to", "4000.00", "0.3333", "1.00", "7"]
     assert theirs.split()[-1] == "4.00"
 
 
 def test_each_group_has_its_own_first_row():
-    rows = [bench.Row(f"{g} {n}", [n * k], group=g) for g, k in (("a", 1.0), ("b", 10.0)) for n in (1, 2)]
-    assert [line.split()[-1] for line in bench.table(rows, title="time").splitlines()[1:]] == ["1.00", "2.00"] * 2
+    rows = [timing.Row(f"{g} {n}", [n * k], group=g) for g, k in (("a", 1.0), ("b", 10.0)) for n in (1, 2)]
+    assert [line.split()[-1] for line in timing.table(rows, title="time").splitlines()[1:]] == ["1.00", "2.00"] * 2
 
 
 def test_ratios_are_taken_within_a_round():
     # A machine that is ten times slower in the second round does not touch them.
     rows = [
-        bench.Row("ours, fp32", [2.0, 20.0, 2.0]),
-        bench.Row("ours, bf16", [1.0, 10.0, 1.0]),
-        bench.Row("theirs", [8.0, 80.0, 6.0]),
+        timing.Row("ours, fp32", [2.0, 20.0, 2.0]),
+        timing.Row("ours, bf16", [1.0, 10.0, 1.0]),
+        timing.Row("theirs", [8.0, 80.0, 6.0]),
     ]
-    made = {(pair["ours"], pair["other"]): (pair["ratio"], pair["quartiles"]) for pair in bench.ratios(rows)}
+    made = {(pair["ours"], pair["other"]): (pair["ratio"], pair["quartiles"]) for pair in timing.ratios(rows)}
     assert made == {
         ("ours, fp32", "theirs"): (4.0, [3.5, 4.0]),
         ("ours, bf16", "theirs"): (8.0, [7.0, 8.0]),
@@ -68,27 +68,27 @@ def test_ratios_are_taken_within_a_round():
 
 
 def test_rates_and_shares():
-    row = bench.Row("ours", [0.5])
+    row = timing.Row("ours", [0.5])
     result = {"GFLOP/s": {"wall": {"fp32": 40.0}}, "wall": [row]}
-    bench._add_facts(result, {"n": {"MFLOP/picture": 100.0}}, {"ours": ("n", "fp32", 30)}, 10, {"ours": 7.0})
+    parts._add_facts(result, {"n": {"MFLOP/picture": 100.0}}, {"ours": ("n", "fp32", 30)}, 10, {"ours": 7.0})
     # 30 passes of 0.1 GFLOP in half a second are 6 GFLOP/s, 15 % of 40.
     expected = {"pictures/s": 20.0, "MFLOP/picture": 100.0, "of matmul %": 15.0, "peak MB": 7.0}
     assert row.extra == pytest.approx(expected)
 
 
 def test_a_call_of_many_steps_is_divided(monkeypatch):
-    monkeypatch.setattr(bench, "matmul_rate", lambda *_, **__: 1e9)
-    monkeypatch.setattr(bench, "alternate", lambda runs, **_: {name: [50.0] for name in runs})
-    options = bench.Options(rounds=1)
-    result = bench._two_measures({"a": print, "b": print}, options=options, device=CPU, desc="", calls={"b": 50})
+    monkeypatch.setattr(parts, "matmul_rate", lambda *_, **__: 1e9)
+    monkeypatch.setattr(parts, "alternate", lambda runs, **_: {name: [50.0] for name in runs})
+    options = parts.Options(rounds=1)
+    result = parts._two_measures({"a": print, "b": print}, options=options, device=CPU, desc="", calls={"b": 50})
     assert [row.seconds for row in result["wall"]] == [[50.0], [1.0]]
 
 
 def test_threads_are_given_back():
     before = torch.get_num_threads()
-    with bench.threads(1):
+    with timing.threads(1):
         assert torch.get_num_threads() == 1
-    with bench.threads(None):
+    with timing.threads(None):
         assert torch.get_num_threads() == before
     assert torch.get_num_threads() == before
 
@@ -102,7 +102,7 @@ def test_flops_of_a_known_layer():
         def forward(self, x, t):
             return self.conv(x)
 
-    assert bench.flops_per_picture(One()) == 2 * 3 * 8 * 9 * 256
+    assert timing.flops_per_picture(One()) == 2 * 3 * 8 * 9 * 256
 
 
 def test_compiled_network_answers_as_the_plain_one():
@@ -117,7 +117,7 @@ def test_compiled_network_answers_as_the_plain_one():
 
 COMPILED = """
 import torch
-from hw3utils.networks import ScoreMLP, compiled
+from hw3utils.devices import compiled; from hw3utils.learning.networks import ScoreMLP
 
 network = ScoreMLP(width=32).eval()
 x = torch.linspace(-3, 3, 64).reshape(32, 2)
@@ -138,13 +138,13 @@ def test_one_step_is_the_same_for_every_contender():
     for make in (lambda: ContextUnet(features=8), tiny):
         network = make()
         before = [p.clone() for p in network.parameters()]
-        bench.step_of(network, "fp32", CPU, batch_size=4)()
+        parts.step_of(network, "fp32", CPU, batch_size=4)()
         assert any(not torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
 
 
 def test_memory_of_a_fresh_process_is_its_own():
     big = torch.ones(100_000_000)
-    peak = bench.peak_memory(name="ours", device="cpu", kind="sample", n=2)
+    peak = parts.peak_memory(name="ours", device="cpu", kind="sample", n=2)
     # The 400 MB of this process must not be in it.
     assert 1 < peak < 300
     assert len(big)
@@ -152,13 +152,13 @@ def test_memory_of_a_fresh_process_is_its_own():
 
 def test_failed_memory_measurement_is_one_sentence(monkeypatch):
     failed = subprocess.CompletedProcess([], 1, stdout="", stderr="Traceback\nKilled: too large\n")
-    monkeypatch.setattr(bench.subprocess, "run", lambda *_, **__: failed)
+    monkeypatch.setattr(parts.subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(OSError, match="failed: Killed: too large"):
-        bench.peak_memory(name="ours", device="cpu")
+        parts.peak_memory(name="ours", device="cpu")
 
 
 def test_train_and_sample_print_and_write_everything(tiny_contenders, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(bench, "peak_memory", lambda **work: 12.5)
+    monkeypatch.setattr(parts, "peak_memory", lambda **work: 12.5)
     path = tmp_path / "bench.json"
     words = "bench train sample --rounds 1 --batch-size 2 --nfe 2 --threads 1 --no-compile --device cpu"
     assert main([*words.split(), "--json", str(path)]) == 0
@@ -188,13 +188,13 @@ def test_train_and_sample_print_and_write_everything(tiny_contenders, tmp_path, 
 
 
 def test_growth_tables(tiny_contenders, monkeypatch):
-    monkeypatch.setattr(bench, "_sampling_in_batches", lambda *_, **__: lambda: None)
-    options = bench.Options(rounds=1, batch_size=2, memory=False, growth=True)
-    rows = bench._growth_of_training(CPU, options)
+    monkeypatch.setattr(parts, "_sampling_in_batches", lambda *_, **__: lambda: None)
+    options = parts.Options(rounds=1, batch_size=2, memory=False, growth=True)
+    rows = parts._growth_of_training(CPU, options)
     assert [(row["batch"], row["side"]) for row in rows] == [(1, 16), (2, 16), (8, 16), (2, 32), (2, 64)]
-    rows = bench._growth_of_sampling(CPU, options)
+    rows = parts._growth_of_sampling(CPU, options)
     assert [row["pictures"] for row in rows] == [64, 256, 1024, 4096, 64, 64]
-    assert bench.columns(rows).splitlines()[0].split() == ["pictures", "side", "wall", "ms"]
+    assert timing.columns(rows).splitlines()[0].split() == ["pictures", "side", "wall", "ms"]
 
 
 def test_without_a_compiler_that_row_is_named_and_left_out(tiny_contenders, monkeypatch):
@@ -204,8 +204,8 @@ def test_without_a_compiler_that_row_is_named_and_left_out(tiny_contenders, monk
 
         return call
 
-    monkeypatch.setattr(bench, "compiled", fails)
-    result = bench.bench_sample(CPU, bench.Options(rounds=1, nfe=1, memory=False))
+    monkeypatch.setattr(parts, "compiled", fails)
+    result = parts.bench_sample(CPU, parts.Options(rounds=1, nfe=1, memory=False))
     assert result["missing"] == ["ours compiled, DDIM: left out, torch.compile does not work here (no C++ compiler)"]
     assert "compiled" not in "".join(row.name for row in result["wall"])
 
@@ -215,13 +215,13 @@ def test_race_gives_both_losses_at_equal_steps_and_the_time_to_the_goal():
     pictures = torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8, generator=generator)
     data = (pictures, torch.zeros(8, dtype=torch.int64))
     make = {"ours": tiny, "course": lambda: ContextUnet(features=8)}
-    race = bench.race_to_loss(CPU, pictures=data, heldout=data, steps=4, every=2, make=make)
+    race = parts.race_to_loss(CPU, pictures=data, heldout=data, steps=4, every=2, make=make)
     assert [point[0] for point in race["curves"]["ours, bf16"]] == [2, 4]
     assert race["course loss"] == race["curves"]["course, fp32"][-1][1]
     assert race["our loss"] == race["curves"]["ours, bf16"][-1][1]
-    assert "held-out loss at step 4" in bench.report_race(race)
+    assert "held-out loss at step 4" in parts.report_race(race)
     lost = race | {"our step": None, "process ratio": None}
-    assert "not there after 4 steps" in bench.report_race(lost)
+    assert "not there after 4 steps" in parts.report_race(lost)
     json.dumps(race, allow_nan=False)
 
 

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save
 
-from hw3utils import mixtures, schedules, sprites
+from hw3utils import files, mixtures, schedules, sprites
+from hw3utils.learning import weights
 from hw3utils.learning.networks import UNet
+from hw3utils.sprites import sets
 
 fuzz = settings(max_examples=60, deadline=None, derandomize=True)
 numbers = st.floats(allow_nan=True, allow_infinity=True) | st.integers(-(10**6), 10**6)
@@ -68,7 +70,7 @@ def test_npy(content):
         path = Path(folder) / "pictures.npy"
         path.write_bytes(content)
         try:
-            images = picture_sets.read_pictures(path)
+            images = sets.read_pictures(path)
         except REFUSED as error:
             one_sentence(error)
         else:
@@ -83,7 +85,7 @@ def test_png(content):
         for name in "ab":
             (Path(folder) / f"{name}.png").write_bytes(content)
         (Path(folder) / "whole.png").write_bytes(png())
-        for read in (sprites.load_sprites, lambda source: list(picture_sets.open_set(source))):
+        for read in (sprites.load_sprites, lambda source: list(sets.open_set(source))):
             try:
                 read(folder)
             except REFUSED as error:
@@ -97,7 +99,7 @@ def test_safetensors(content):
         path = Path(folder) / "weights.safetensors"
         path.write_bytes(content)
         try:
-            tensors = checkpoints.read_tensors(path)
+            tensors = files.read_tensors(path)
         except REFUSED as error:
             one_sentence(error)
         else:
@@ -110,11 +112,11 @@ def test_card(name, value):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "weights.safetensors"
         schedule = schedules.linear_schedule(5)
-        checkpoints.save_weights(path, TINY.state_dict(), network=TINY, schedule=schedule, card={})
-        card = checkpoints.read_json(path.with_suffix(".json"))
+        weights.save_weights(path, TINY.state_dict(), network=TINY, schedule=schedule, card={})
+        card = files.read_json(path.with_suffix(".json"))
         path.with_suffix(".json").write_text(json.dumps({**card, name: value}))
         try:
-            checkpoints.load_weights(path)
+            weights.load_weights(path)
         except REFUSED as error:
             one_sentence(error)
         else:
@@ -127,11 +129,11 @@ def test_network_of_a_card(change):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "weights.safetensors"
         schedule = schedules.linear_schedule(5)
-        checkpoints.save_weights(path, TINY.state_dict(), network=TINY, schedule=schedule, card={})
-        card = checkpoints.read_json(path.with_suffix(".json"))
+        weights.save_weights(path, TINY.state_dict(), network=TINY, schedule=schedule, card={})
+        card = files.read_json(path.with_suffix(".json"))
         path.with_suffix(".json").write_text(json.dumps({**card, "network": {**card["network"], **change}}))
         try:
-            network, _, _ = checkpoints.load_weights(path)
+            network, _, _ = weights.load_weights(path)
         except REFUSED as error:
             one_sentence(error)
         else:
@@ -192,7 +194,7 @@ def test_student_number(number):
         assert 0.15 <= float(mixture.weights.min()) <= 0.25
 
 
-@pytest.mark.parametrize("read", [checkpoints.read_json])
+@pytest.mark.parametrize("read", [files.read_json])
 @fuzz
 @given(content=st.binary(max_size=60) | values.map(lambda value: json.dumps(value).encode()))
 def test_json(read, content):

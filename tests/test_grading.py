@@ -14,6 +14,7 @@ import pytest
 from nbclient import NotebookClient
 
 from hw3utils.__main__ import main
+from hw3utils.course import grade, nbgrading, release
 from hw3utils.course.assignment import ITEMS
 from hw3utils.course.runner import NOTEBOOKS, find_notebooks
 
@@ -33,8 +34,8 @@ def marks(notebook):
 def test_points_of_the_cells_add_up_to_the_homework_item_by_item():
     points = dict.fromkeys(ITEMS, 0)
     for file, notebook in SOLVED.items():
-        for name, cell in grading.graded_cells(notebook).items():
-            item = grading.item_of(name)
+        for name, cell in nbgrading.graded_cells(notebook).items():
+            item = nbgrading.item_of(name)
             points[item] += cell.metadata["nbgrader"]["points"]
             assert file[:2] in ITEMS[item].homes
             assert (cell.cell_type == "markdown") == ITEMS[item].manual
@@ -44,9 +45,9 @@ def test_points_of_the_cells_add_up_to_the_homework_item_by_item():
 
 def test_every_programming_item_has_a_solution_and_a_check_that_uses_the_package():
     for file, notebook in SOLVED.items():
-        solutions = {grading.item_of(mark["grade_id"]) for _, mark in marks(notebook) if mark["solution"]}
-        for name, cell in grading.graded_cells(notebook).items():
-            assert grading.item_of(name) in solutions, file
+        solutions = {nbgrading.item_of(mark["grade_id"]) for _, mark in marks(notebook) if mark["solution"]}
+        for name, cell in nbgrading.graded_cells(notebook).items():
+            assert nbgrading.item_of(name) in solutions, file
             if cell.cell_type == "code":
                 assert "checks.check_" in cell.source
                 assert cell.metadata["nbgrader"]["locked"]
@@ -93,9 +94,9 @@ def test_the_edition_has_stubs_and_blanks_and_the_checks_as_they_are(edition):
         solved = {mark["grade_id"]: cell for cell, mark in marks(SOLVED[file])}
         for cell, mark in marks(notebook):
             if mark["solution"] and cell.cell_type == "code":
-                assert grading.STUB.splitlines()[1] in cell.source
+                assert nbgrading.STUB.splitlines()[1] in cell.source
             elif mark["solution"]:
-                assert cell.source == grading.ANSWER
+                assert cell.source == nbgrading.ANSWER
             else:
                 assert cell.source == solved[mark["grade_id"]].source
         assert all(not cell.get("outputs") and cell.get("execution_count") is None for cell in notebook.cells)
@@ -237,9 +238,9 @@ def small(tmp_path, monkeypatch):
     path = tmp_path / "source" / "01_small.ipynb"
     path.parent.mkdir()
     nbformat.write(new.new_notebook(cells=cells, metadata=kernel), path)
-    monkeypatch.setattr(grading, "find_notebooks", lambda names=(): [path])
+    monkeypatch.setattr(grade, "find_notebooks", lambda names=(): [path])
     out = tmp_path / "edition"
-    grading.release(out)
+    release.release(out)
     return out / path.name
 
 
@@ -324,9 +325,9 @@ def test_what_grade_refuses(words, message, tmp_path, capsys):
 
 
 def test_a_spreadsheet_takes_no_text_for_a_formula():
-    assert grading._cell("=1+1") == "'=1+1"
-    assert grading._cell("") == ""
-    assert grading._cell("name") == "name"
+    assert grade._cell("=1+1") == "'=1+1"
+    assert grade._cell("") == ""
+    assert grade._cell("name") == "name"
 
 
 # ------------------------------------------------------------------------------------------------- somebody waits

@@ -17,11 +17,11 @@ from hw3utils.course.profiles import PROFILES, current_profile
 from hw3utils.course.report import Report
 
 GOOD = [
-    "from hw3utils.report import Report\nreport = Report('04')",
+    "from hw3utils.course.report import Report\nreport = Report('04')",
     "report.check('Q1.P7', 'nothing', 0.0, below=1)",
     "from hw3utils import plots\nwith plots.figure('04_empty', alt='nothing') as ax:\n    ax.plot([0, 1])",
     "report.table()",
-    "from hw3utils.profiles import current_profile\nprint(current_profile().name)",
+    "from hw3utils.course.profiles import current_profile\nprint(current_profile().name)",
 ]
 BAD = ["x = 1", "raise KeyError('lost')", "print('never')"]
 

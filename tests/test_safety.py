@@ -15,7 +15,10 @@ import numpy as np
 import pytest
 import torch
 
+from hw3utils import files
+from hw3utils.learning import weights
 from hw3utils.learning.features import INCEPTION_URL
+from hw3utils.sprites import sets
 from hw3utils.sprites.loading import HUB
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -98,10 +101,10 @@ def test_a_pickle_is_refused_wherever_a_file_is_read(tmp_path, monkeypatch):
     saved = tmp_path / "saved.safetensors"
     torch.save({"a": Evil()}, saved)
     for read, path in (
-        (checkpoints.read_tensors, pickled),
-        (checkpoints.read_tensors, saved),
-        (checkpoints.load_weights, pickled),
-        (picture_sets.read_pictures, array),
+        (files.read_tensors, pickled),
+        (files.read_tensors, saved),
+        (weights.load_weights, pickled),
+        (sets.read_pictures, array),
     ):
         with pytest.raises(ValueError, match=path.name):
             read(path)

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from hw3utils.diffusion import posterior
 from hw3utils.mixtures import GaussianMixture
-from hw3utils.noise import sample_batches, sample_generators, sample_in_batches
+from hw3utils.noise import sample_batches, sample_generators, sample_in_batches, slerp
 from hw3utils.samplers import (
     ddim_invert,
     ddim_invert_steps,
@@ -26,7 +26,6 @@ from hw3utils.samplers import (
     sample_ddim,
     sample_ddpm,
     sample_dpm_solver,
-    slerp,
 )
 from hw3utils.schedules import cosine_schedule, linear_schedule
 from hw3utils.time_grid import time_grid

@@ -20,9 +20,9 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from hw3utils import devices
+from hw3utils import devices, files
 from hw3utils.files import file_sha256, read_json, read_tensors, write_tensors
-from hw3utils.learning import training
+from hw3utils.learning import run_files, training
 from hw3utils.learning.ema import EMA
 from hw3utils.learning.networks import UNet
 from hw3utils.learning.objectives import DiffusionObjective
@@ -264,7 +264,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(data, tmp_path, stop):
 
 def saved(out):
     """All tensors of the checkpoint in a folder: weights, average, optimizer, random state, losses."""
-    return read_tensors(out / read_json(out / training.POINTER)["file"])
+    return read_tensors(out / read_json(out / run_files.POINTER)["file"])
 
 
 def assert_same_bits(a, b):
@@ -305,10 +305,11 @@ def test_bf16_is_for_the_arithmetic_only(data):
 
 SCRIPT = """
 import sys, torch
-from hw3utils import training
-from hw3utils.networks import UNet
+from hw3utils.learning import training
+from hw3utils.learning.networks import UNet
+from hw3utils.learning.objectives import DiffusionObjective
+from hw3utils.learning.training import TrainConfig, train
 from hw3utils.schedules import linear_schedule
-from hw3utils.training import DiffusionObjective, TrainConfig, train
 
 def go(out, tell=print):
     torch.set_num_threads(1)
@@ -329,8 +330,8 @@ KILLS = (
     + """
 import itertools, os, random, signal, traceback
 from pathlib import Path
-from hw3utils import checkpoints
-from hw3utils.checkpoints import read_json, read_tensors
+from hw3utils import files
+from hw3utils.files import read_json, read_tensors
 
 def child(work):
     pid = os.fork()
@@ -347,10 +348,10 @@ def end(pid):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 def saved(out):
-    return read_tensors(out / read_json(out / training.POINTER)["file"])
+    return read_tensors(out / read_json(out / run_files.POINTER)["file"])
 
 def progress(out):
-    return len(training.read_history(out)[0]) if (out / training.POINTER).exists() else 0
+    return len(run_files.read_history(out)[0]) if (out / run_files.POINTER).exists() else 0
 
 def quiet(step):
     pass
@@ -374,7 +375,7 @@ def killed_at(call):
             return function(*arguments, **options)
         return guarded
 
-    checkpoints.save_file = guard(checkpoints.save_file, half=True)
+    files.save_file = guard(files.save_file, half=True)
     os.fsync, Path.replace, Path.unlink = guard(os.fsync), guard(Path.replace), guard(Path.unlink)
     go(points, quiet)
 
@@ -616,7 +617,7 @@ def test_a_disk_that_fills_up_anywhere_leaves_a_checkpoint_to_go_on_from(data, t
 
     with monkeypatch.context() as patch:
         if fails == "tensors, in the library":
-            patch.setattr(checkpoints, "save_file", full_library)
+            patch.setattr(files, "save_file", full_library)
         else:
             patch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match=r"could not write .*No space left on device") as error:
@@ -639,13 +640,13 @@ def checkpoint(data, folder):
 
 
 def pointer(out, **changes):
-    path = out / training.POINTER
+    path = out / run_files.POINTER
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 def tensors(out, change):
     """Change the tensors of a checkpoint and sign it anew, so that only their content is wrong."""
-    path = out / read_json(out / training.POINTER)["file"]
+    path = out / read_json(out / run_files.POINTER)["file"]
     changed = {name: tensor.clone() for name, tensor in read_tensors(path).items()}
     change(changed)
     write_tensors(path, changed)
@@ -669,10 +670,10 @@ DAMAGE = {
     "one bit": (lambda out: file(out, lambda content: content[:-1] + bytes([content[-1] ^ 1])), "SHA-256"),
     "a pickle": (pickled, "never pickles"),
     "no tensors": (lambda out: next(out.glob("*.safetensors")).unlink(), "there is no file"),
-    "pointer cut off": (lambda out: (out / training.POINTER).write_text('{"file": "x"'), "not readable as JSON"),
-    "pointer of bytes": (lambda out: (out / training.POINTER).write_bytes(b"\xff\xfe"), "not readable as JSON"),
-    "pointer a list": (lambda out: (out / training.POINTER).write_text("[]"), "holds a JSON list"),
-    "pointer empty": (lambda out: (out / training.POINTER).write_text("{}"), "lacks config, file, samples, seconds"),
+    "pointer cut off": (lambda out: (out / run_files.POINTER).write_text('{"file": "x"'), "not readable as JSON"),
+    "pointer of bytes": (lambda out: (out / run_files.POINTER).write_bytes(b"\xff\xfe"), "not readable as JSON"),
+    "pointer a list": (lambda out: (out / run_files.POINTER).write_text("[]"), "holds a JSON list"),
+    "pointer empty": (lambda out: (out / run_files.POINTER).write_text("{}"), "lacks config, file, samples, seconds"),
     "config a list": (lambda out: pointer(out, config=[1]), "config that is no object"),
     "step a word": (lambda out: pointer(out, step="five"), "the step in .* is 'five', expected an integer"),
     "step another": (lambda out: pointer(out, step=4), r"losses of shape \(5,\).*expected \(4,\)"),
@@ -792,7 +793,7 @@ def test_a_config_holds_plain_numbers(data, tmp_path):
     config = dataclasses.replace(CONFIG, steps=np.int64(1), lr=np.float32(0.5), seed=np.uint8(3), ema_decay=0)
     assert [type(v) for v in (config.steps, config.lr, config.seed, config.ema_decay)] == [int, float, int, float]
     whole(data, config, out=tmp_path)
-    assert read_json(tmp_path / training.POINTER)["config"] == dataclasses.asdict(config)
+    assert read_json(tmp_path / run_files.POINTER)["config"] == dataclasses.asdict(config)
 
 
 @pytest.mark.parametrize("name", ["tpu", "meta", "", "cuda:99", None])

@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
-import torch.distributed
 from torch import Tensor, nn
 
 

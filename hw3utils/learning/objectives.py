@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import torch
-import torch.distributed
 from torch import Tensor, nn
 
 from hw3utils.arguments import check_number

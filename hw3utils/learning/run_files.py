@@ -3,22 +3,36 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-import torch.distributed
-from torch import Tensor
+from torch import Tensor, nn
 
 from hw3utils.arguments import check_count, check_number
 from hw3utils.files import file_sha256, read_json, read_tensors, write_json, write_tensors
-from hw3utils.learning.training import _Run
+from hw3utils.learning.ema import EMA
 from hw3utils.learning.weights import check_state, load_state
 
 POINTER = "checkpoint.json"
 
 
+class RunState(Protocol):
+    """What a checkpoint keeps of a run: everything that the next step depends on."""
+
+    network: nn.Module
+    ema: EMA
+    optimizer: torch.optim.Optimizer
+    generator: torch.Generator
+    device: torch.device
+    config: Any
+    step: int
+    began: int
+    batches: int
+    order: Tensor
+
+
 @dataclass
-class _History:
+class History:
     """What a checkpoint keeps beside the state: every loss, the held-out losses, the seconds spent."""
 
     losses: list[float] = dataclasses.field(default_factory=list)
@@ -26,7 +40,7 @@ class _History:
     seconds: float = 0.0
 
 
-def _save_checkpoint(out: Path, run: _Run, history: _History) -> None:
+def save_checkpoint(out: Path, run: RunState, history: History) -> None:
     """Write the tensors under a name of their own, then the pointer (the commit), then drop the file before."""
     tensors = {f"network.{name}": tensor for name, tensor in run.network.state_dict().items()}
     averages = zip((name for name, _ in run.network.named_parameters()), run.ema.average, strict=True)
@@ -60,7 +74,7 @@ def _save_checkpoint(out: Path, run: _Run, history: _History) -> None:
             old.unlink(missing_ok=True)
 
 
-def _open_checkpoint(out: Path) -> tuple[dict[str, Any], dict[str, Tensor], Path]:
+def open_checkpoint(out: Path) -> tuple[dict[str, Any], dict[str, Tensor], Path]:
     """The pointer, the tensors and the name of the checkpoint in a folder, whole and as they were written."""
     pointer = read_json(out / POINTER)
     lacking = {"file", "sha256", "step", "seconds", "samples", "config"} - pointer.keys()
@@ -80,7 +94,7 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _history_of(pointer: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> _History:
+def _history_of(pointer: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> History:
     """The curves in a checkpoint."""
     losses, heldout = (tensors.get(name, torch.zeros(0)) for name in ("losses", "heldout"))
     step = check_count(pointer["step"], f"the step in {path.parent / POINTER}", low=0)
@@ -90,12 +104,12 @@ def _history_of(pointer: dict[str, Any], tensors: dict[str, Tensor], path: Path)
             f"expected ({step},) and (n, 2); it is not a checkpoint of this program."
         )
     seconds = check_number(pointer["seconds"], f"seconds in {path.parent / POINTER}")
-    return _History(losses.tolist(), [(int(at), float(loss)) for at, loss in heldout.tolist()], seconds)
+    return History(losses.tolist(), [(int(at), float(loss)) for at, loss in heldout.tolist()], seconds)
 
 
-def _load_checkpoint(out: Path, run: _Run) -> _History:
+def load_checkpoint(out: Path, run: RunState) -> History:
     """Set a run to the state in a folder; what does not fit is an error before anything is changed."""
-    pointer, tensors, path = _open_checkpoint(out)
+    pointer, tensors, path = open_checkpoint(out)
     history = _history_of(pointer, tensors, path)
     step = len(history.losses)
     # The number of steps may grow, and how often something is written decides nothing.
@@ -143,11 +157,11 @@ def _load_checkpoint(out: Path, run: _Run) -> _History:
 
 def read_history(out: str | Path) -> tuple[list[float], list[tuple[int, float]], float]:
     """Losses of every step, held-out losses (step, loss), and seconds of the run whose checkpoint lies in a folder."""
-    history = _history_of(*_open_checkpoint(Path(out)))
+    history = _history_of(*open_checkpoint(Path(out)))
     return history.losses, history.heldout, history.seconds
 
 
 def read_average(out: str | Path) -> dict[str, Tensor]:
     """The averaged weights (buffers as they are) in the checkpoint of a folder, under the network's own names."""
-    _, tensors, _ = _open_checkpoint(Path(out))
+    _, tensors, _ = open_checkpoint(Path(out))
     return _part(tensors, "network.") | _part(tensors, "ema.")

@@ -1,7 +1,7 @@
-"""One training loop for every network here: EMA, atomic checkpoints, and a resume that ends with the same bits.
+"""The training loop of every network here; resumed from a checkpoint, it ends with the same bits.
 
 A loss enters as an `Objective`: what it draws at random, and what it computes from that. The loop owns the order of the
-data, the random state, the optimizer and the files.
+data, the random state, the optimizer and the average.
 """
 
 import math
@@ -21,7 +21,7 @@ from hw3utils.arguments import check_count, check_number, shown
 from hw3utils.files import check_writable
 from hw3utils.learning.ema import EMA
 from hw3utils.learning.objectives import Batch, Objective
-from hw3utils.learning.run_files import POINTER, _History, _load_checkpoint, _save_checkpoint
+from hw3utils.learning.run_files import POINTER, History, load_checkpoint, save_checkpoint
 from hw3utils.progress import progress
 
 PRECISIONS = ("fp32", "bf16")
@@ -193,67 +193,72 @@ def train(
         raise ValueError(f"{out} already holds a checkpoint; resume it or choose another folder.")
     if out is not None:
         check_writable(out)
-    return _loop(
-        network, data, objective, config, None if heldout is None else _as_batch(heldout), out, resume, capture
-    )
+    heldout = None if heldout is None else _as_batch(heldout)
+    return _loop(lambda: _Run(network, data, objective, config, capture), heldout, out, resume)
+
+
+class _Keeper:
+    """What a run leaves behind: its history, and the checkpoint in its folder where it has one."""
+
+    def __init__(self, run: "_Run", out: str | Path | None, resume: bool) -> None:
+        self.run, self.out = run, None if out is None else Path(out)
+        self.history = History()
+        if resume and (self.out / POINTER).exists():
+            self.history = load_checkpoint(self.out, run)
+        run.check_together()
+        self.saved = run.step
+        self.started = time.monotonic() - self.history.seconds
+
+    def add(self, losses: list[float]) -> None:
+        """Take the losses of the next steps into the history; raise on the first that is not finite."""
+        for loss in losses:
+            if not math.isfinite(loss):
+                step = len(self.history.losses) + 1
+                raise FloatingPointError(f"the loss is {loss} at step {step}: {self._diverged()}")
+            self.history.losses.append(loss)
+
+    def save(self) -> None:
+        """Write the checkpoint, where there is a folder and it is not there yet; raise when weights are not finite."""
+        if self.out is None or self.saved == self.run.step:
+            return
+        self.history.seconds = time.monotonic() - self.started
+        # The loss of a step says nothing of the weights that the step has made.
+        if not all(bool(tensor.isfinite().all()) for tensor in (*self.run.ema.live, *self.run.ema.average)):
+            raise FloatingPointError(f"the weights are not finite after step {self.run.step}: {self._diverged()}")
+        if self.run.rank == 0:
+            save_checkpoint(self.out, self.run, self.history)
+        self.saved = self.run.step
+
+    def _diverged(self) -> str:
+        """The rest of the sentence on a run that has gone wrong."""
+        untouched = self.out is not None and self.saved
+        kept = f" The checkpoint of step {self.saved} in {self.out} is untouched." if untouched else ""
+        lr = self.run.config.lr
+        return f"training has diverged; lower the learning rate ({lr}) or look for bad values in the data.{kept}"
 
 
 def _loop(
-    network: nn.Module,
-    data: Batch,
-    objective: Objective,
-    config: TrainConfig,
-    heldout: Batch | None,
-    out: str | Path | None,
-    resume: bool,
-    capture: bool,
+    make_run: Callable[[], "_Run"], heldout: Batch | None, out: str | Path | None, resume: bool
 ) -> Iterator[Step]:
-    run = _Run(network, data, objective, config, capture)
-    history = _History()
-    if resume and (Path(out) / POINTER).exists():
-        history = _load_checkpoint(Path(out), run)
-    run.check_together()
-    started = time.monotonic() - history.seconds
-    saved = run.step
-
-    def kept() -> str:
-        return "" if out is None or not saved else f" The checkpoint of step {saved} in {out} is untouched."
-
-    def save() -> None:
-        history.seconds = time.monotonic() - started
-        # The loss of a step says nothing of the weights that the step has made.
-        if not all(bool(tensor.isfinite().all()) for tensor in (*run.ema.live, *run.ema.average)):
-            raise FloatingPointError(
-                f"the weights are not finite after step {run.step}: training has diverged; "
-                f"lower the learning rate ({config.lr}) or look for bad values in the data.{kept()}"
-            )
-        if run.rank == 0:
-            _save_checkpoint(Path(out), run, history)
-
-    network.train()
+    run = make_run()
+    config, keeper = run.config, _Keeper(run, out, resume)
+    run.network.train()
     while run.step < config.steps:
-        for loss in run.advance(_burst(run, config)):
-            if not math.isfinite(loss):
-                raise FloatingPointError(
-                    f"the loss is {loss} at step {len(history.losses) + 1}: training has diverged; "
-                    f"lower the learning rate ({config.lr}) or look for bad values in the data.{kept()}"
-                )
-            history.losses.append(loss)
-        first = run.step - run.burst
+        first = run.step
+        keeper.add(run.advance(_burst(run, config)))
         measured = None
         if heldout is not None and run.step % config.heldout_every == 0:
             with run.ema.applied():
-                measured = heldout_loss(network, objective, heldout)
-            history.heldout.append((run.step, measured))
-        if out is not None and (run.step % config.checkpoint_every == 0 or run.step == config.steps):
-            save()
-            saved = run.step
+                measured = heldout_loss(run.network, run.objective, heldout)
+            keeper.history.heldout.append((run.step, measured))
+        if run.step % config.checkpoint_every == 0 or run.step == config.steps:
+            keeper.save()
         for done in range(first + 1, run.step + 1):
+            loss = keeper.history.losses[done - 1]
             try:
-                yield Step(done, history.losses[done - 1], measured if done == run.step else None, run.ema)
+                yield Step(done, loss, measured if done == run.step else None, run.ema)
             except GeneratorExit:
-                if out is not None and saved != run.step:
-                    save()
+                keeper.save()
                 raise
 
 
@@ -304,7 +309,6 @@ class _Run:
         self.ema = EMA(network, config.ema_decay)
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         self.step = self.began = 0
-        self.burst = 1
         self.epoch: int | None = None
         self.batches = len(data[0]) // config.batch_size
         self.offsets = torch.arange(config.batch_size, device=self.device)
@@ -356,7 +360,6 @@ class _Run:
                 self._set_lr(self.config.lr * 0.5 * (1 + math.cos(math.pi * self.step / self.config.steps)))
             losses.append(self._captured_step() if self.capture else self._one_step())
             self.step += 1
-        self.burst = burst
         return torch.stack(losses).tolist()
 
     def _set_lr(self, lr: float) -> None:

@@ -11,23 +11,24 @@ from PIL import Image
 
 import hw3utils
 from hw3utils.__main__ import main
+from hw3utils.bench import fid_table
 from hw3utils.devices import in_precision
 from hw3utils.fid import jackknife_error
 from hw3utils.learning.features import feature_extractor
 from hw3utils.noise import sample_in_batches
 from hw3utils.samplers import sample_ddim
 from hw3utils.schedules import linear_schedule
-from hw3utils.sprites import load_sprites, tensor_to_images
+from hw3utils.sprites import load_sprites, sets, tensor_to_images
 from hw3utils.sprites.sets import open_set
 
 
 @pytest.fixture
 def small(monkeypatch):
     """A table of three cells with 4 pictures a file."""
-    monkeypatch.setattr(sweep, "PICTURES_A_FILE", 4)
-    monkeypatch.setattr(sweep, "BATCH", 3)
-    cells = [sweep.Cell("0", 3), sweep.Cell("1", 3), sweep.Cell(sweep.SIGMA_HAT, 2)]
-    monkeypatch.setattr(sweep, "table_cells", lambda: cells)
+    monkeypatch.setattr(fid_table, "PICTURES_A_FILE", 4)
+    monkeypatch.setattr(fid_table, "BATCH", 3)
+    cells = [fid_table.Cell("0", 3), fid_table.Cell("1", 3), fid_table.Cell(fid_table.SIGMA_HAT, 2)]
+    monkeypatch.setattr(fid_table, "table_cells", lambda: cells)
     return {"weights": "none", "precision": "fp32", "compiled": False, "seed": 0, "n": 8, "n_1000": 8}
 
 
@@ -36,22 +37,22 @@ def model(x, t):
 
 
 def made(plan, out, **options):
-    return list(sweep.make_pictures(model, linear_schedule(), plan, out=out, **options))
+    return list(fid_table.make_pictures(model, linear_schedule(), plan, out=out, **options))
 
 
 def test_the_cells_are_those_of_the_papers_table():
-    cells = sweep.table_cells()
+    cells = fid_table.table_cells()
     assert len(set(cells)) == len(cells) == 23
     assert {cell.steps for cell in cells} == {10, 20, 50, 100, 1000}
     assert {cell.eta for cell in cells if cell.steps == 1000} == {"0", "1", "sigma-hat"}
-    assert all({cell.eta for cell in cells if cell.steps == s} == set(sweep.ETAS) for s in (10, 20, 50, 100))
+    assert all({cell.eta for cell in cells if cell.steps == s} == set(fid_table.ETAS) for s in (10, 20, 50, 100))
 
 
 def test_pictures_are_those_of_the_sampler_and_what_is_there_is_kept(small, tmp_path):
     first = made(small, tmp_path)
     assert [evaluations for _, evaluations in first] == [12, 12, 12, 12, 8, 8]
-    files = sweep.picture_files(tmp_path, sweep.Cell("1", 3), 8)
-    got = np.concatenate([sweep.read_pictures(path) for path in files])
+    files = fid_table.picture_files(tmp_path, fid_table.Cell("1", 3), 8)
+    got = np.concatenate([sets.read_pictures(path) for path in files])
     want = sample_in_batches(sample_ddim, model, linear_schedule(), (3, 16, 16), n=8, seed=0, eta=1.0, steps=3)
     assert np.array_equal(got, tensor_to_images(want))
     before = files[0].stat().st_mtime_ns
@@ -59,14 +60,14 @@ def test_pictures_are_those_of_the_sampler_and_what_is_there_is_kept(small, tmp_
     again = made(small, tmp_path)
     assert sum(evaluations for _, evaluations in again) == 12
     assert files[0].stat().st_mtime_ns == before
-    assert np.array_equal(np.concatenate([sweep.read_pictures(path) for path in files]), got)
+    assert np.array_equal(np.concatenate([sets.read_pictures(path) for path in files]), got)
 
 
 def test_shares_make_the_whole_together_and_nothing_twice(small, tmp_path):
     one, two = (made(small, tmp_path, share=(k, 2)) for k in (1, 2))
     assert not {path for path, _ in one} & {path for path, _ in two}
     assert all(evaluations == 0 for _, evaluations in made(small, tmp_path))
-    assert sweep.n_files(small) == len(one) + len(two) == 6
+    assert fid_table.n_files(small) == len(one) + len(two) == 6
 
 
 def test_another_plan_in_the_same_folder_is_refused(small, tmp_path):
@@ -81,13 +82,13 @@ def test_another_plan_in_the_same_folder_is_refused(small, tmp_path):
 
 
 def test_the_table_is_measured_from_complete_cells_only(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep, "PICTURES_A_FILE", 300)
-    monkeypatch.setattr(sweep, "BATCH", 300)
+    monkeypatch.setattr(fid_table, "PICTURES_A_FILE", 300)
+    monkeypatch.setattr(fid_table, "BATCH", 300)
     small |= {"n": 600, "n_1000": 600}
     made(small, tmp_path)
-    sweep.picture_files(tmp_path, sweep.Cell("1", 3), 600)[1].unlink()
+    fid_table.picture_files(tmp_path, fid_table.Cell("1", 3), 600)[1].unlink()
     data = load_sprites(n_train=1500, n_test=10)
-    rows = dict(sweep.make_table(tmp_path, feature_extractor("sprites"), data))
+    rows = dict(fid_table.make_table(tmp_path, feature_extractor("sprites"), data))
     assert list(rows) == ["floor", "S0003_eta_0", "S0002_eta_sigma-hat"]
     assert rows["floor"]["fid"] < rows["S0003_eta_0"]["fid"]
     assert rows["floor"]["confident"] > rows["S0003_eta_0"]["confident"]
@@ -97,7 +98,7 @@ def test_the_table_is_measured_from_complete_cells_only(small, tmp_path, monkeyp
     assert row["n"] == 600
     assert math.isclose(row["error"], jackknife_error(row["without"]))
     json.dumps(rows, allow_nan=False)
-    assert "S = 1000" in sweep.table_text(rows)
+    assert "S = 1000" in fid_table.table_text(rows)
 
 
 def test_bf16_is_opt_in_and_near_fp32():
@@ -118,7 +119,7 @@ def test_damaged_pictures_are_refused(content, tmp_path):
     path = tmp_path / "a.npy"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"\.npy file of pictures"):
-        sweep.read_pictures(path)
+        sets.read_pictures(path)
 
 
 # ------------------------------------------------------------------------------------------------ the stored table
@@ -126,7 +127,7 @@ def test_damaged_pictures_are_refused(content, tmp_path):
 
 @pytest.fixture(scope="module")
 def table():
-    return sweep.stored_table()
+    return fid_table.stored_table()
 
 
 def test_the_stored_table_says_where_it_comes_from(table):
@@ -138,7 +139,7 @@ def test_the_stored_table_says_where_it_comes_from(table):
 
 
 def test_the_stored_table_has_its_cells_and_errors(table):
-    for cell in sweep.table_cells():
+    for cell in fid_table.table_cells():
         if cell.steps < 1000:
             row = table["cells"][cell.folder]
             assert row["n"] == table["plan"]["n"] == 10_000
