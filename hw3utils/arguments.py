@@ -2,6 +2,7 @@
 
 import math
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -70,3 +71,23 @@ def check_data(x: Any, name: str, *, like: Tensor | None = None) -> None:
         finite = True
     if not finite:
         raise ValueError(f"{name} holds NaN or infinity, expected finite numbers.")
+
+
+def check_numbers(values: Any, name: str, *, expected: str = "a tensor or nested lists of numbers") -> Tensor:
+    """Copy numbers to a finite float64 tensor on the CPU, or raise ValueError saying that `expected` was expected."""
+    try:
+        if isinstance(values, Sequence) and values and all(isinstance(value, Tensor) for value in values):
+            values = torch.stack(list(values))
+        values = values.detach().to("cpu") if isinstance(values, Tensor) else values
+        tensor = torch.as_tensor(values, dtype=torch.float64).clone()
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{name} is {type(values).__name__}, expected {expected}.") from None
+    if not bool(torch.isfinite(tensor).all()):
+        raise ValueError(f"{name} holds NaN or infinity, expected finite numbers.")
+    return tensor
+
+
+def some_of(values: Sequence[float]) -> str:
+    """Write numbers into an error message: the first few, and how many there are."""
+    head = ", ".join(f"{value:.6g}" for value in values[:4])
+    return f"[{head}, ...] ({len(values)} numbers)" if len(values) > 4 else f"[{head}]"

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from hw3utils.arguments import check_count, check_data, check_number, shown
-from hw3utils.diffusion import _posterior_tables, check_times, perturb_input
-from hw3utils.noise import EpsModel, Generators, evaluate_eps, gaussian_noise
+from hw3utils.diffusion import check_times, perturb_input, posterior_tables
+from hw3utils.noise import EpsModel, Generators, evaluate_eps, gaussian_noise, working_dtype
 from hw3utils.schedules import NoiseSchedule
 
 
@@ -149,7 +149,7 @@ def bound_terms(
         raise ValueError(f"x0 has shape {tuple(x0.shape)}, expected (B, ...) with B of at least 1.")
     n_draws = check_count(n_draws, "n_draws")
     on_x0, q_variance, p_variance = _model_variances(schedule, variance)
-    work = x0.dtype if x0.device.type == "mps" else torch.float64
+    work = working_dtype(x0)
     data = x0.to(work)
     rows = []
     for _ in range(n_draws):
@@ -167,9 +167,8 @@ def bound_terms(
     values = torch.stack(rows).reshape(n_draws, schedule.T, -1).movedim(1, 0).flatten(1)
     abar = schedule.alpha_bar[-1].item()
     L_T = 0.5 * (abar * data.square().flatten(1).mean(1) - abar - math.log1p(-abar)).cpu().to(torch.float64)
-    stderr = [_stderr(values), _stderr(L_T[None])]
-    terms = torch.cat([values.mean(1), L_T.mean()[None]])
-    return BoundTerms(terms / math.log(2), torch.cat(stderr) / math.log(2))
+    terms, stderr = torch.cat([values.mean(1), L_T.mean()[None]]), torch.cat([_stderr(values), _stderr(L_T[None])])
+    return BoundTerms(terms / math.log(2), stderr / math.log(2))
 
 
 def gaussian_bound_terms(
@@ -215,7 +214,7 @@ def _model_variances(schedule: NoiseSchedule, variance: str) -> tuple[Tensor, Te
     """Coefficient of x_0 in the posterior mean, posterior variance, and the model's variance, for t = 0..T."""
     if not isinstance(variance, str) or variance not in ("beta", "posterior"):
         raise ValueError(f"variance is {shown(variance)}, expected 'beta' or 'posterior'.")
-    on_x0, _, q_variance = _posterior_tables(schedule)
+    on_x0, _, q_variance = posterior_tables(schedule)
     p_variance = (schedule.beta if variance == "beta" else q_variance).clone()
     p_variance[1] = schedule.beta[1]
     return on_x0, q_variance, p_variance

@@ -120,11 +120,11 @@ def posterior(x0: Tensor, x_t: Tensor, t: int | Tensor, schedule: NoiseSchedule)
     check_data(x_t, "x_t")
     check_data(x0, "x0", like=x_t)
     steps = check_times(t, x_t, schedule)
-    on_x0, on_x_t, variance = (look_up(table, steps, x_t) for table in _posterior_tables(schedule))
+    on_x0, on_x_t, variance = (look_up(table, steps, x_t) for table in posterior_tables(schedule))
     return on_x0 * x0 + on_x_t * x_t, variance
 
 
-def _posterior_tables(schedule: NoiseSchedule) -> tuple[Tensor, Tensor, Tensor]:
+def posterior_tables(schedule: NoiseSchedule) -> tuple[Tensor, Tensor, Tensor]:
     """Coefficients of x_0 and x_t in the posterior mean, and its variance, for t = 0..T (entry 0 is not used)."""
     beta, alpha, signal, noise2 = schedule.beta, schedule.alpha, schedule.signal, 1 - schedule.alpha_bar
     ratio = torch.zeros_like(beta)

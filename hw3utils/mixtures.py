@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hw3utils.arguments import check_count, check_data, check_number, shown
+from hw3utils.arguments import check_count, check_data, check_number, check_numbers, shown, some_of
 from hw3utils.diffusion import check_times, look_up
 from hw3utils.schedules import NoiseSchedule
 
@@ -48,17 +48,17 @@ class GaussianMixture:
         means: Tensor | Sequence[Sequence[float]],
         covariances: Tensor | Sequence[Any] | float,
     ) -> None:
-        weights64, means64 = _numbers(weights, "weights"), _numbers(means, "means")
+        weights64, means64 = check_numbers(weights, "weights"), check_numbers(means, "means")
         if weights64.ndim != 1 or len(weights64) == 0:
             raise ValueError(f"weights has shape {tuple(weights64.shape)}, expected (K,) with K of at least 1.")
         if not bool((weights64 > 0).all()) or abs(float(weights64.sum()) - 1) > 1e-5:
-            raise ValueError(f"weights is {_short(weights64)}, expected positive numbers that sum to 1.")
+            raise ValueError(f"weights is {some_of(weights64.tolist())}, expected positive numbers that sum to 1.")
         K = len(weights64)
         means64 = means64[:, None] if means64.ndim == 1 else means64
         if means64.ndim != 2 or len(means64) != K or means64.shape[1] == 0:
             raise ValueError(f"means has shape {tuple(means64.shape)}, expected ({K}, D), one row per weight.")
         dtype = means.dtype if isinstance(means, Tensor) and means.is_floating_point() else torch.get_default_dtype()
-        variances, basis = _decompose(_numbers(covariances, "covariances"), K, means64.shape[1])
+        variances, basis = _decompose(check_numbers(covariances, "covariances"), K, means64.shape[1])
         self._set(weights64 / weights64.sum(), means64, variances, basis, dtype)
 
     def _set(
@@ -305,7 +305,7 @@ def reverse_conditional(mixture: GaussianMixture, x_t: Tensor, t: int, schedule:
 
     Source: Bayes' rule; Sohl-Dickstein et al. 2015, section 2.2 (Gaussian in the limit of small beta_t).
     """
-    x = _numbers(x_t, "x_t").reshape(-1)
+    x = check_numbers(x_t, "x_t").reshape(-1)
     if len(x) != mixture.D:
         raise ValueError(f"x_t has {len(x)} entries, expected one point of {mixture.D}.")
     if not isinstance(schedule, NoiseSchedule):
@@ -383,20 +383,6 @@ def _uniform(number: int, purpose: str) -> float:
     return int.from_bytes(digest[:6], "big") / 2**48
 
 
-def _numbers(values: Any, name: str) -> Tensor:
-    """Copy numbers to a finite float64 tensor on the CPU."""
-    try:
-        if isinstance(values, Sequence) and values and all(isinstance(value, Tensor) for value in values):
-            values = torch.stack(list(values))
-        values = values.detach().to("cpu") if isinstance(values, Tensor) else values
-        tensor = torch.as_tensor(values, dtype=torch.float64).clone()
-    except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"{name} is {type(values).__name__}, expected a tensor or nested lists of numbers.") from None
-    if not bool(torch.isfinite(tensor).all()):
-        raise ValueError(f"{name} holds NaN or infinity, expected finite numbers.")
-    return tensor
-
-
 def _decompose(covariances: Tensor, K: int, D: int) -> tuple[Tensor, Tensor | None]:
     """Turn covariances of any accepted shape into variances (K, D) along the columns of a basis (K, D, D) or None."""
     shape, basis = tuple(covariances.shape), None
@@ -448,9 +434,3 @@ def _level(value: Any, x: Tensor, name: str) -> float | Tensor:
 def _per_component(level: float | Tensor) -> float | Tensor:
     """Make a level that broadcasts against points (..., D) broadcast against (..., K, D)."""
     return level[..., None] if isinstance(level, Tensor) else level
-
-
-def _short(table: Tensor) -> str:
-    """Write a table in a few characters for an error message."""
-    head = ", ".join(f"{value:.6g}" for value in table.flatten()[:4].tolist())
-    return f"[{head}, ...]" if table.numel() > 4 else f"[{head}]"

@@ -149,24 +149,22 @@ def sample_batches(
     model_kwargs: Mapping[str, Tensor] | None = None,
     **options: Any,
 ) -> Iterator[Tensor]:
-    """Make n samples in batches, each sample from noise of its own, so that the batch size changes nothing but memory.
+    """Make n samples in batches, each from noise of its own, so that the batch size changes nothing but memory.
 
-    Sample i draws x_T and then all further noise from a generator seeded by (seed, i), see `sample_generators`. What is
-    left of the batch size is the rounding of the model itself, which may add in another order.
+    Sample i draws x_T and all further noise from a generator seeded by (seed, i), see `sample_generators`. What is left
+    of the batch size is the rounding of the model itself, which may add in another order.
 
     Args:
         sampler: `sample_ddpm`, `sample_ddim`, `sample_dpm_solver`, or any function of the same form.
         eps_model: callable (x_t, t) -> eps.
         schedule: noise schedule.
         shape: shape of one sample, such as (3, 16, 16).
-        n: number of samples; or a range of their indices: samples 500 to 999 are the same, made alone or after the
-            500 before.
+        n: number of samples, or a range of their indices: a sample is the same, made alone or after those before it.
         batch_size: largest number of samples in one call.
         seed: an integer of at least 0.
         device: where the samples are made; noise is drawn on the CPU, the same for every device.
-        x_T: where the chains start, float32 (n, *shape), in place of fresh noise, such as
-            `early_stop(x0, schedule, t_start=t_start, generator=sample_generators(seed, range(n)))`.
-        model_kwargs: further arguments of the model, by name, each a tensor with n rows (labels, for example).
+        x_T: where the chains start, float32 (n, *shape), in place of fresh noise; see `early_stop`.
+        model_kwargs: further arguments of the model by name (labels, for example), each a tensor with n rows.
         options: what else the sampler takes (`steps`, `eta`, `variance`, ...).
 
     Yields:
@@ -177,37 +175,37 @@ def sample_batches(
 
     >>> from hw3utils.samplers import sample_ddpm
     >>> from hw3utils.schedules import linear_schedule
-    >>> def run(batch_size):
-    ...     return sample_in_batches(sample_ddpm, lambda x, t: x, linear_schedule(5), (2,), n=7, batch_size=batch_size)
-    >>> torch.equal(run(2), run(7))
+    >>> run = functools.partial(sample_in_batches, sample_ddpm, lambda x, t: x, linear_schedule(5), (2,), n=7)
+    >>> torch.equal(run(batch_size=2), run(batch_size=7))
     True
     """
     if not callable(sampler) or not callable(eps_model):
         raise ValueError("sampler or eps_model cannot be called, expected two functions.")
     indices = n if isinstance(n, range) else range(check_count(n, "n"))
-    n, batch_size = check_count(len(indices), "n"), check_count(batch_size, "batch_size")
-    seed = check_count(seed, "seed", low=0)
+    n, batch_size, seed = len(indices), check_count(batch_size, "batch_size"), check_count(seed, "seed", low=0)
     shape = tuple(check_count(size, "a size in shape") for size in shape)
+    device, model_kwargs = resolve_device(device), model_kwargs or {}
+    _check_rows(n, shape, x_T, model_kwargs)
+
+    def make(rows: slice) -> Tensor:
+        generators = sample_generators(seed, indices[rows])
+        # Drawn even when x_T is given: the noise of the chain is then never the noise that made x_T.
+        start = gaussian_noise(torch.empty((len(generators), *shape), device=device), generators)
+        start = start if x_T is None else x_T[rows].to(start)
+        own = {name: value[rows].to(device) for name, value in model_kwargs.items()}
+        return sampler(functools.partial(eps_model, **own), start, schedule, generator=generators, **options)
+
+    return (make(slice(first, first + batch_size)) for first in range(0, n, batch_size))
+
+
+def _check_rows(n: int, shape: tuple[int, ...], x_T: Tensor | None, model_kwargs: Mapping[str, Any]) -> None:
+    """Raise ValueError unless what is given for each sample has a row for each."""
     if x_T is not None and tuple(x_T.shape) != (n, *shape):
         raise ValueError(f"x_T has shape {tuple(x_T.shape)}, expected {(n, *shape)}.")
-    device = resolve_device(device)
-    for name, value in (model_kwargs or {}).items():
+    for name, value in model_kwargs.items():
         if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != n:
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"the model's argument {name!r} is {got}, expected a tensor with {n} rows.")
-
-    def batches() -> Iterator[Tensor]:
-        for first in range(0, n, batch_size):
-            rows = slice(first, first + batch_size)
-            generators = sample_generators(seed, indices[rows])
-            # Drawn even when x_T is given: the noise of the chain is then never the noise that made x_T.
-            start = gaussian_noise(torch.empty((len(generators), *shape), device=device), generators)
-            start = start if x_T is None else x_T[rows].to(start)
-            kwargs = {name: value[rows].to(device) for name, value in (model_kwargs or {}).items()}
-            model = functools.partial(eps_model, **kwargs) if kwargs else eps_model
-            yield sampler(model, start, schedule, generator=generators, **options)
-
-    return batches()
 
 
 def _together(batches: Iterator[Tensor]) -> Tensor:

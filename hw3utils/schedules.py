@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hw3utils.arguments import check_count, check_number, shown
+from hw3utils.arguments import check_count, check_number, check_numbers, shown, some_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,9 +88,11 @@ class NoiseSchedule:
         """Make a schedule from alpha_bar_0..alpha_bar_T: T + 1 numbers, strictly decreasing from exactly 1, above 0."""
         alpha_bar = _table(alpha_bar, "alpha_bar")
         if len(alpha_bar) < 2 or alpha_bar[0] != 1:
-            raise ValueError(f"alpha_bar is {_short(alpha_bar)}, expected two or more numbers, the first 1.")
+            raise ValueError(f"alpha_bar is {some_of(alpha_bar.tolist())}, expected two or more numbers, the first 1.")
         if not (bool((alpha_bar.diff() < 0).all()) and alpha_bar[-1] > 0):
-            raise ValueError(f"alpha_bar is {_short(alpha_bar)}, expected strictly decreasing numbers above 0.")
+            raise ValueError(
+                f"alpha_bar is {some_of(alpha_bar.tolist())}, expected strictly decreasing numbers above 0."
+            )
         return cls.from_beta(1 - alpha_bar[1:] / alpha_bar[:-1])
 
     @property
@@ -238,15 +240,9 @@ def geometric_sigmas(sigma_max: float, sigma_min: float, n: int) -> Tensor:
 
 def _table(values: Any, name: str) -> Tensor:
     """Copy a sequence of numbers to a one-dimensional finite float64 tensor on the CPU."""
-    try:
-        values = values.detach().to("cpu") if isinstance(values, Tensor) else values
-        table = torch.as_tensor(values, dtype=torch.float64).clone()
-    except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"{name} is {type(values).__name__}, expected a sequence of numbers.") from None
+    table = check_numbers(values, name, expected="a sequence of numbers")
     if table.ndim != 1:
         raise ValueError(f"{name} has shape {tuple(table.shape)}, expected one dimension.")
-    if not bool(torch.isfinite(table).all()):
-        raise ValueError(f"{name} holds NaN or infinity, expected finite numbers.")
     return table
 
 
@@ -255,9 +251,3 @@ def _check_open_unit(table: Tensor, name: str) -> None:
     if not bool(((table > 0) & (table < 1)).all()):
         low, high = float(table.min()), float(table.max())
         raise ValueError(f"{name} lies in [{low}, {high}], expected numbers between 0 and 1, both excluded.")
-
-
-def _short(table: Tensor) -> str:
-    """Write a table in a few characters for an error message."""
-    head = ", ".join(f"{value:.6g}" for value in table[:3].tolist())
-    return f"[{head}, ...] ({len(table)} numbers)" if len(table) > 3 else f"[{head}]"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hw3utils.arguments import check_count, shown
+from hw3utils.arguments import check_count, shown, some_of
 from hw3utils.schedules import NoiseSchedule
 
 Steps = int | Sequence[int] | Tensor | None
@@ -75,11 +75,7 @@ def steps_to_grid(steps: Steps, start: int, spacing: str, schedule: NoiseSchedul
         values.reverse()
     increasing = [0, *values] if values[0] != 0 else values
     if any(b <= a for a, b in itertools.pairwise(increasing)) or len(increasing) < 2:
-        raise ValueError(f"steps is {_short(values)}, expected strictly increasing time steps in 1..{start}.")
+        raise ValueError(f"steps is {some_of(values)}, expected strictly increasing time steps in 1..{start}.")
     if increasing[-1] != start:
         raise ValueError(f"the last of steps is {increasing[-1]}, expected {start}, where the chain starts.")
     return increasing[::-1]
-
-
-def _short(values: list[int]) -> str:
-    return str(values) if len(values) <= 8 else f"[{', '.join(map(str, values[:6]))}, ...]"

@@ -70,17 +70,17 @@ def test_ratios_are_taken_within_a_round():
 def test_rates_and_shares():
     row = timing.Row("ours", [0.5])
     result = {"GFLOP/s": {"wall": {"fp32": 40.0}}, "wall": [row]}
-    parts._add_facts(result, {"n": {"MFLOP/picture": 100.0}}, {"ours": ("n", "fp32", 30)}, 10, {"ours": 7.0})
+    timing.add_facts(result, {"n": {"MFLOP/picture": 100.0}}, {"ours": ("n", "fp32", 30)}, 10, {"ours": 7.0})
     # 30 passes of 0.1 GFLOP in half a second are 6 GFLOP/s, 15 % of 40.
     expected = {"pictures/s": 20.0, "MFLOP/picture": 100.0, "of matmul %": 15.0, "peak MB": 7.0}
     assert row.extra == pytest.approx(expected)
 
 
 def test_a_call_of_many_steps_is_divided(monkeypatch):
-    monkeypatch.setattr(parts, "matmul_rate", lambda *_, **__: 1e9)
-    monkeypatch.setattr(parts, "alternate", lambda runs, **_: {name: [50.0] for name in runs})
-    options = parts.Options(rounds=1)
-    result = parts._two_measures({"a": print, "b": print}, options=options, device=CPU, desc="", calls={"b": 50})
+    monkeypatch.setattr(timing, "matmul_rate", lambda *_, **__: 1e9)
+    monkeypatch.setattr(timing, "alternate", lambda runs, **_: {name: [50.0] for name in runs})
+    options = timing.Options(rounds=1)
+    result = timing.two_measures({"a": print, "b": print}, options=options, device=CPU, desc="", calls={"b": 50})
     assert [row.seconds for row in result["wall"]] == [[50.0], [1.0]]
 
 
@@ -189,7 +189,7 @@ def test_train_and_sample_print_and_write_everything(tiny_contenders, tmp_path, 
 
 def test_growth_tables(tiny_contenders, monkeypatch):
     monkeypatch.setattr(parts, "_sampling_in_batches", lambda *_, **__: lambda: None)
-    options = parts.Options(rounds=1, batch_size=2, memory=False, growth=True)
+    options = timing.Options(rounds=1, batch_size=2, memory=False, growth=True)
     rows = parts._growth_of_training(CPU, options)
     assert [(row["batch"], row["side"]) for row in rows] == [(1, 16), (2, 16), (8, 16), (2, 32), (2, 64)]
     rows = parts._growth_of_sampling(CPU, options)
@@ -205,7 +205,7 @@ def test_without_a_compiler_that_row_is_named_and_left_out(tiny_contenders, monk
         return call
 
     monkeypatch.setattr(parts, "compiled", fails)
-    result = parts.bench_sample(CPU, parts.Options(rounds=1, nfe=1, memory=False))
+    result = parts.bench_sample(CPU, timing.Options(rounds=1, nfe=1, memory=False))
     assert result["missing"] == ["ours compiled, DDIM: left out, torch.compile does not work here (no C++ compiler)"]
     assert "compiled" not in "".join(row.name for row in result["wall"])
 
@@ -219,9 +219,9 @@ def test_race_gives_both_losses_at_equal_steps_and_the_time_to_the_goal():
     assert [point[0] for point in race["curves"]["ours, bf16"]] == [2, 4]
     assert race["course loss"] == race["curves"]["course, fp32"][-1][1]
     assert race["our loss"] == race["curves"]["ours, bf16"][-1][1]
-    assert "held-out loss at step 4" in parts.report_race(race)
+    assert "held-out loss at step 4" in timing.report_race(race)
     lost = race | {"our step": None, "process ratio": None}
-    assert "not there after 4 steps" in parts.report_race(lost)
+    assert "not there after 4 steps" in timing.report_race(lost)
     json.dumps(race, allow_nan=False)
 
 

@@ -61,6 +61,7 @@ class Cell(NamedTuple):
 
     @property
     def folder(self) -> str:
+        """Name of the folder of its pictures."""
         return f"S{self.steps:04d}_eta_{self.eta}"
 
     def sampler(self) -> dict[str, Any]:

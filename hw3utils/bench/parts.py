@@ -8,14 +8,12 @@ all threads stands beside it. A part of the bench is a function in `PARTS`.
 import copy
 import importlib
 import json
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,16 +23,15 @@ from torch import Tensor, nn
 
 from hw3utils.bench import peers
 from hw3utils.bench.timing import (
-    PRECISIONS,
-    Row,
+    Counted,
+    Options,
+    add_facts,
     alternate,
-    columns,
-    flops_per_picture,
-    matmul_rate,
+    facts_of,
     ratios,
     synchronize,
-    table,
     threads,
+    two_measures,
 )
 from hw3utils.devices import compiled
 from hw3utils.fid import frechet_distance
@@ -53,29 +50,6 @@ PICTURES = 50
 BURST = 50  # steps that a captured run does at once
 
 
-@dataclass(frozen=True)
-class Options:
-    """What the command line may change.
-
-    Args:
-        rounds: measurements of each contender, taken in turn.
-        threads: CPU threads of the wall times; None for all of torch's.
-        batch_size: pictures of a training step.
-        nfe: evaluations of the network in one sampling run.
-        growth: also time and memory as the work grows.
-        memory: measure peak memory, each contender in a process of its own.
-        compile: also our network compiled.
-    """
-
-    rounds: int = 11
-    threads: int | None = None
-    batch_size: int = 64
-    nfe: int = 5
-    growth: bool = False
-    memory: bool = True
-    compile: bool = True
-
-
 def our_network() -> nn.Module:
     """The network of the recipe."""
     return UNet(schedule=linear_schedule().card())
@@ -87,39 +61,6 @@ def make_network(name: str) -> nn.Module:
 
 
 # ---------------------------------------------------------------------------------------------------------- measuring
-
-
-def _two_measures(
-    runs: Mapping[str, Callable[[], Any]],
-    *,
-    options: Options,
-    device: torch.device,
-    desc: str,
-    calls: Mapping[str, int] | None = None,
-) -> dict[str, Any]:
-    """Process time on one thread (CPU only) and wall time on all, with the matmul rate under the same conditions.
-
-    `calls` says how many units of work one call of a run does, where that is not one.
-    """
-    measures = {"wall": (options.threads, time.perf_counter)}
-    if device.type == "cpu":
-        measures = {"process": (1, time.process_time)} | measures
-    result: dict[str, Any] = {"GFLOP/s": {}, "threads": {}}
-    for measure, (n, clock) in measures.items():
-        with threads(n):
-            result["threads"][measure] = torch.get_num_threads()
-            rates = {name: matmul_rate(dtype, device, clock=clock) for name, dtype in PRECISIONS.items()}
-            times = alternate(runs, rounds=options.rounds, device=device, clock=clock, desc=f"{desc}, {measure} time")
-        result["GFLOP/s"][measure] = {name: rate / 1e9 for name, rate in rates.items()}
-        result[measure] = [
-            Row(
-                name,
-                [second / (calls or {}).get(name, 1) for second in seconds],
-                group=name.split(",")[0] if name.startswith("D = ") else "",
-            )
-            for name, seconds in times.items()
-        ]
-    return result
 
 
 # ------------------------------------------------------------------------------------------------------------- memory
@@ -235,8 +176,8 @@ def bench_train(device: torch.device, options: Options) -> dict[str, Any]:
         row = "ours, bf16, captured"
         kinds[row], calls[row] = ("ours", "bf16"), BURST
         runs[row] = step(copy.deepcopy(networks["ours"]), "bf16", capture=True)
-    result = _two_measures(runs, options=options, device=device, desc="training step", calls=calls)
-    facts = {name: _facts(network.to(device)) for name, network in networks.items()}
+    result = two_measures(runs, options=options, device=device, desc="training step", calls=calls)
+    facts = {name: facts_of(network.to(device)) for name, network in networks.items()}
     peaks = {}
     if options.memory and device.type in ("cpu", "cuda"):
         for row in progress([row for row in kinds if row not in calls], desc="peak memory"):
@@ -244,38 +185,11 @@ def bench_train(device: torch.device, options: Options) -> dict[str, Any]:
             peaks[row] = peak_memory(name=name, device=str(device), precision=precision, n=options.batch_size)
     # Backward is two forward passes: one for the gradients of the weights, one for those of the inputs.
     work = {row: (name, precision, 3 * options.batch_size) for row, (name, precision) in kinds.items()}
-    _add_facts(result, facts, work, options.batch_size, peaks)
+    add_facts(result, facts, work, options.batch_size, peaks)
     result["ratios"] = {measure: ratios(result[measure]) for measure in result["GFLOP/s"]}
     if options.growth:
         result["growth"] = _growth_of_training(device, options)
     return result | {"missing": missing, "unit": f"training step of {options.batch_size} pictures"}
-
-
-def _facts(network: nn.Module) -> dict[str, float]:
-    """Parameters and FLOPs of a forward pass for one picture."""
-    flops = flops_per_picture(network)
-    return {"parameters": sum(parameter.numel() for parameter in network.parameters()), "MFLOP/picture": flops / 1e6}
-
-
-def _add_facts(
-    result: dict[str, Any],
-    facts: Mapping[str, Mapping[str, float]],
-    work: Mapping[str, tuple[str, str, float]],
-    pictures: int,
-    peaks: Mapping[str, float],
-) -> None:
-    """Fill the rows: `work` gives each row's network, precision, and forward passes of one picture in a unit of it."""
-    for measure, rates in result["GFLOP/s"].items():
-        for row in result[measure]:
-            name, precision, passes = work[row.name]
-            rate = 1e-3 * facts[name]["MFLOP/picture"] * passes / row.median
-            row.extra = {
-                "pictures/s": pictures / row.median,
-                **facts[name],
-                "of matmul %": 100 * rate / rates[precision],
-            }
-            if row.name in peaks:
-                row.extra["peak MB"] = peaks[row.name]
 
 
 def _growth_of_training(device: torch.device, options: Options) -> list[dict[str, Any]]:
@@ -313,32 +227,22 @@ def bench_sample(device: torch.device, options: Options) -> dict[str, Any]:
 
     kinds: dict[str, tuple[str, Callable]] = {"ours, DDIM": ("ours", ddim), "ours, DDPM": ("ours", ddpm)}
     for name in others:
-        if name.startswith("diffusers"):
-            theirs = {s: partial(peers.sample_with_diffusers, s, x_T=x_T, steps=options.nfe) for s in ("DDIM", "DDPM")}
-            kinds |= {f"{name}, its {s}": (name, sampler) for s, sampler in theirs.items()}
-        else:
-            kinds |= {f"{name}, DDIM": (name, ddim)}
+        kinds |= _ways_to_sample(name, ddim, x_T, options.nfe)
     # Counted, not taken from the options: a sampler may call its network more often than it says.
     nfe = {row: _count_calls(networks[name], sampler) for row, (name, sampler) in kinds.items()}
     runs = {row: partial(sampler, networks[name]) for row, (name, sampler) in kinds.items()}
-    if options.compile:
-        row, fast = "ours compiled, DDIM", compiled(networks["ours"])
-        try:
-            ddim(fast)
-        except RuntimeError as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            missing.append(f"{row}: left out, torch.compile does not work here ({reason})")
-        else:
-            kinds[row], nfe[row], runs[row] = ("ours", ddim), nfe["ours, DDIM"], partial(ddim, fast)
-    result = _two_measures(runs, options=options, device=device, desc="sampling")
-    facts = {name: _facts(network) for name, network in networks.items()}
+    row = "ours compiled, DDIM"
+    if options.compile and (fast := _compiled(networks["ours"], ddim, row, missing)) is not None:
+        kinds[row], nfe[row], runs[row] = ("ours", ddim), nfe["ours, DDIM"], partial(ddim, fast)
+    result = two_measures(runs, options=options, device=device, desc="sampling")
+    facts = {name: facts_of(network) for name, network in networks.items()}
     peaks = {}
     if options.memory and device.type in ("cpu", "cuda"):
         for name in progress(networks, desc="peak memory"):
             [row, *_] = [row for row, (of, _) in kinds.items() if of == name]
             peaks[row] = peak_memory(name=name, device=str(device), kind="sample", n=PICTURES)
     work = {row: (name, "fp32", nfe[row] * PICTURES) for row, (name, _) in kinds.items()}
-    _add_facts(result, facts, work, PICTURES, peaks)
+    add_facts(result, facts, work, PICTURES, peaks)
     for measure in result["GFLOP/s"]:
         for row in result[measure]:
             row.extra["NFE"] = nfe[row.name]
@@ -352,17 +256,35 @@ def bench_sample(device: torch.device, options: Options) -> dict[str, Any]:
     return result | {"missing": missing, "unit": f"run of {options.nfe} evaluations for {PICTURES} pictures"}
 
 
+def _ways_to_sample(
+    name: str, ddim: Callable[..., Tensor], x_T: Tensor, nfe: int
+) -> dict[str, tuple[str, Callable[..., Tensor]]]:
+    """The rows of a contender: with our DDIM, or with both samplers of its library; row -> (contender, sampler)."""
+    if not name.startswith("diffusers"):
+        return {f"{name}, DDIM": (name, ddim)}
+    return {
+        f"{name}, its {scheduler}": (name, partial(peers.sample_with_diffusers, scheduler, x_T=x_T, steps=nfe))
+        for scheduler in ("DDIM", "DDPM")
+    }
+
+
+def _compiled(network: nn.Module, sampler: Callable[..., Tensor], row: str, missing: list[str]) -> nn.Module | None:
+    """The network compiled and warmed up; None, with a sentence in `missing`, where that does not work."""
+    fast = compiled(network)
+    try:
+        sampler(fast)
+    except RuntimeError as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        missing.append(f"{row}: left out, torch.compile does not work here ({reason})")
+        return None
+    return fast
+
+
 def _count_calls(network: nn.Module, sampler: Callable[..., Tensor]) -> int:
     """How often a sampler calls the network."""
-    calls = 0
-
-    def counted(x: Tensor, t: Tensor) -> Tensor:
-        nonlocal calls
-        calls += 1
-        return network(x, t)
-
+    counted = Counted(network)
     sampler(counted)
-    return calls
+    return counted.calls
 
 
 def _sampling_in_batches(network: nn.Module, device: torch.device, *, n: int, side: int) -> Callable[[], Tensor]:
@@ -402,7 +324,7 @@ def bench_score(device: torch.device, options: Options) -> dict[str, Any]:
             "exact trace": lambda network=network, x=x: implicit_score_matching(network, x),
         }
         runs |= {f"D = {d}, {name}": lambda loss=loss: loss().mean().backward() for name, loss in losses.items()}
-    return _two_measures(runs, options=options, device=device, desc="score matching") | {"unit": "gradient, batch 128"}
+    return two_measures(runs, options=options, device=device, desc="score matching") | {"unit": "gradient, batch 128"}
 
 
 def bench_fid(device: torch.device, options: Options) -> dict[str, Any]:
@@ -420,7 +342,7 @@ def bench_fid(device: torch.device, options: Options) -> dict[str, Any]:
         runs[f"D = {d}, ours"] = partial(frechet_distance, *moments)
         if _compute_fid is not None:
             runs[f"D = {d}, torchmetrics"] = partial(_compute_fid, *moments)
-    result = _two_measures(runs, options=options, device=torch.device("cpu"), desc="Fréchet distance")
+    result = two_measures(runs, options=options, device=torch.device("cpu"), desc="Fréchet distance")
     return result | {"missing": missing, "unit": "distance"}
 
 
@@ -509,56 +431,3 @@ def bench_to_loss(device: torch.device, options: Options) -> dict[str, Any]:
 
 
 # ------------------------------------------------------------------------------------------------------------ printing
-
-
-def report(part: str, result: Mapping[str, Any], device: torch.device) -> str:
-    """One part's result as text."""
-    lines = [f"# {part} on {device}: times of one {result['unit']}"]
-    for measure, rates in result["GFLOP/s"].items():
-        n = result["threads"][measure]
-        lines += ["", table(result[measure], title=f"{measure} time, {n} thread{'s' * (n > 1)}")]
-        rate = ", ".join(f"{name} {value:.0f}" for name, value in rates.items())
-        lines.append(f"measured matmul rate under the same conditions, GFLOP/s: {rate}")
-        for pair in result.get("ratios", {}).get(measure, []):
-            low, high = pair["quartiles"]
-            lines.append(
-                f"{pair['ours']}: {pair['ratio']:.2f} ({low:.2f} to {high:.2f}) times faster than {pair['other']}"
-            )
-    if "growth" in result:
-        lines += ["", "as the work grows, ours in fp32:", columns(result["growth"])]
-    if "ratios" in result:
-        lines += ["", "peak MB: of a process of its own, less what its imports alone take"]
-    return "\n".join([*lines, *result.get("missing", [])])
-
-
-def report_race(race: Mapping[str, Any]) -> str:
-    """The race as text."""
-    lines = [
-        f"# the race to the course network's held-out loss at step {race['steps']}",
-        f"held-out loss at step {race['steps']}: course {race['course loss']:.4f}, ours {race['our loss']:.4f}",
-        f"course, fp32: {race['course process s']:.1f} s process time, {race['course wall s']:.1f} s wall time",
-    ]
-    if race["our step"] is None:
-        return "\n".join([*lines, f"ours, bf16: not there after {race['steps']} steps"])
-    return "\n".join(
-        [
-            *lines,
-            f"ours, bf16: there at step {race['our step']}, {race['our process s']:.1f} s process time, "
-            f"{race['our wall s']:.1f} s wall time",
-            f"{race['process ratio']:.2f} times shorter in process time, {race['wall ratio']:.2f} in wall time",
-        ]
-    )
-
-
-def machine(device: torch.device) -> dict[str, Any]:
-    """What the numbers were measured on."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return {"device": str(device), "name": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
-
-
-def as_json(result: Mapping[str, Any]) -> dict[str, Any]:
-    """A result with its rows as plain objects."""
-    return {
-        key: [asdict(row) if isinstance(row, Row) else row for row in value] if isinstance(value, list) else value
-        for key, value in result.items()
-    }

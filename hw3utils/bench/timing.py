@@ -1,11 +1,13 @@
-"""Samplers timed side by side: warmed up, the device waited for, repeated in turn."""
+"""How times are taken, in turn and with the device waited for, and how they are told."""
 
 import contextlib
+import math
+import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -44,6 +46,20 @@ class Timing:
 
 class _Enough(Exception):
     """Ends a warm-up."""
+
+
+class Counted:
+    """An eps_model that counts its calls, and where `limit` is set raises at the first call beyond it."""
+
+    def __init__(self, eps_model: EpsModel) -> None:
+        self.eps_model, self.calls, self.limit = eps_model, 0, math.inf
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Count, and call the model."""
+        self.calls += 1
+        if self.calls > self.limit:
+            raise _Enough
+        return self.eps_model(*args, **kwargs)
 
 
 def synchronize(device: torch.device) -> None:
@@ -89,33 +105,22 @@ def time_samplers(
     if not runs:
         raise ValueError("there is nothing to time: runs is empty, expected at least one sampler.")
     repeats, device = check_count(repeats, "repeats"), torch.device(device)
-    calls, limit = 0, 0
-
-    def counted(*args: Any, **kwargs: Any) -> Tensor:
-        nonlocal calls
-        calls += 1
-        if 0 < limit < calls:
-            raise _Enough
-        return eps_model(*args, **kwargs)
-
+    warm, seconds, nfe = Counted(eps_model), {name: [] for name in runs}, {}
     for run in runs.values():
-        calls, limit = 0, 2
+        warm.calls, warm.limit = 0, 2
         with contextlib.suppress(_Enough):
-            run(counted)
-    limit = 0
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    nfe = {}
+            run(warm)
     for _ in range(repeats):
         for name, run in runs.items():
             if seconds[name] and sum(seconds[name]) > budget:
                 continue
-            calls = 0
+            counted = Counted(eps_model)
             synchronize(device)
             start = clock()
             run(counted)
             synchronize(device)
             seconds[name].append(clock() - start)
-            nfe[name] = calls
+            nfe[name] = counted.calls
     return [Timing(name, tuple(taken), nfe[name]) for name, taken in seconds.items()]
 
 
@@ -303,3 +308,139 @@ def table(rows: Sequence[Row], *, title: str) -> str:
             }
         )
     return columns(lines)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line may change.
+
+    Args:
+        rounds: measurements of each contender, taken in turn.
+        threads: CPU threads of the wall times; None for all of torch's.
+        batch_size: pictures of a training step.
+        nfe: evaluations of the network in one sampling run.
+        growth: also time and memory as the work grows.
+        memory: measure peak memory, each contender in a process of its own.
+        compile: also our network compiled.
+    """
+
+    rounds: int = 11
+    threads: int | None = None
+    batch_size: int = 64
+    nfe: int = 5
+    growth: bool = False
+    memory: bool = True
+    compile: bool = True
+
+
+def two_measures(
+    runs: Mapping[str, Callable[[], Any]],
+    *,
+    options: Options,
+    device: torch.device,
+    desc: str,
+    calls: Mapping[str, int] | None = None,
+) -> dict[str, Any]:
+    """Process time on one thread (CPU only) and wall time on all, with the matmul rate under the same conditions.
+
+    `calls` says how many units of work one call of a run does, where that is not one.
+    """
+    measures = {"wall": (options.threads, time.perf_counter)}
+    if device.type == "cpu":
+        measures = {"process": (1, time.process_time)} | measures
+    result: dict[str, Any] = {"GFLOP/s": {}, "threads": {}}
+    for measure, (n, clock) in measures.items():
+        with threads(n):
+            result["threads"][measure] = torch.get_num_threads()
+            rates = {name: matmul_rate(dtype, device, clock=clock) for name, dtype in PRECISIONS.items()}
+            times = alternate(runs, rounds=options.rounds, device=device, clock=clock, desc=f"{desc}, {measure} time")
+        result["GFLOP/s"][measure] = {name: rate / 1e9 for name, rate in rates.items()}
+        result[measure] = [
+            Row(
+                name,
+                [second / (calls or {}).get(name, 1) for second in seconds],
+                group=name.split(",")[0] if name.startswith("D = ") else "",
+            )
+            for name, seconds in times.items()
+        ]
+    return result
+
+
+def facts_of(network: nn.Module) -> dict[str, float]:
+    """Parameters and FLOPs of a forward pass for one picture."""
+    flops = flops_per_picture(network)
+    return {"parameters": sum(parameter.numel() for parameter in network.parameters()), "MFLOP/picture": flops / 1e6}
+
+
+def add_facts(
+    result: dict[str, Any],
+    facts: Mapping[str, Mapping[str, float]],
+    work: Mapping[str, tuple[str, str, float]],
+    pictures: int,
+    peaks: Mapping[str, float],
+) -> None:
+    """Fill the rows: `work` gives each row's network, precision, and forward passes of one picture in a unit of it."""
+    for measure, rates in result["GFLOP/s"].items():
+        for row in result[measure]:
+            name, precision, passes = work[row.name]
+            rate = 1e-3 * facts[name]["MFLOP/picture"] * passes / row.median
+            row.extra = {
+                "pictures/s": pictures / row.median,
+                **facts[name],
+                "of matmul %": 100 * rate / rates[precision],
+            }
+            if row.name in peaks:
+                row.extra["peak MB"] = peaks[row.name]
+
+
+def report(part: str, result: Mapping[str, Any], device: torch.device) -> str:
+    """One part's result as text."""
+    lines = [f"# {part} on {device}: times of one {result['unit']}"]
+    for measure, rates in result["GFLOP/s"].items():
+        n = result["threads"][measure]
+        lines += ["", table(result[measure], title=f"{measure} time, {n} thread{'s' * (n > 1)}")]
+        rate = ", ".join(f"{name} {value:.0f}" for name, value in rates.items())
+        lines.append(f"measured matmul rate under the same conditions, GFLOP/s: {rate}")
+        for pair in result.get("ratios", {}).get(measure, []):
+            low, high = pair["quartiles"]
+            lines.append(
+                f"{pair['ours']}: {pair['ratio']:.2f} ({low:.2f} to {high:.2f}) times faster than {pair['other']}"
+            )
+    if "growth" in result:
+        lines += ["", "as the work grows, ours in fp32:", columns(result["growth"])]
+    if "ratios" in result:
+        lines += ["", "peak MB: of a process of its own, less what its imports alone take"]
+    return "\n".join([*lines, *result.get("missing", [])])
+
+
+def report_race(race: Mapping[str, Any]) -> str:
+    """The race as text."""
+    lines = [
+        f"# the race to the course network's held-out loss at step {race['steps']}",
+        f"held-out loss at step {race['steps']}: course {race['course loss']:.4f}, ours {race['our loss']:.4f}",
+        f"course, fp32: {race['course process s']:.1f} s process time, {race['course wall s']:.1f} s wall time",
+    ]
+    if race["our step"] is None:
+        return "\n".join([*lines, f"ours, bf16: not there after {race['steps']} steps"])
+    return "\n".join(
+        [
+            *lines,
+            f"ours, bf16: there at step {race['our step']}, {race['our process s']:.1f} s process time, "
+            f"{race['our wall s']:.1f} s wall time",
+            f"{race['process ratio']:.2f} times shorter in process time, {race['wall ratio']:.2f} in wall time",
+        ]
+    )
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What the numbers were measured on."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {"device": str(device), "name": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
+
+
+def as_json(result: Mapping[str, Any]) -> dict[str, Any]:
+    """A result with its rows as plain objects."""
+    return {
+        key: [asdict(row) if isinstance(row, Row) else row for row in value] if isinstance(value, list) else value
+        for key, value in result.items()
+    }

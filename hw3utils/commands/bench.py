@@ -26,7 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def call(args: argparse.Namespace) -> int:
     """Measure, print, and write the numbers if it was asked for."""
-    from hw3utils.bench import parts
+    from hw3utils.bench import parts, timing
     from hw3utils.devices import resolve_device
     from hw3utils.files import check_writable, write_json
 
@@ -38,7 +38,7 @@ def call(args: argparse.Namespace) -> int:
     device = resolve_device(args.device)
     if args.json is not None:
         check_writable(args.json.parent)
-    options = parts.Options(
+    options = timing.Options(
         rounds=args.rounds,
         threads=args.threads,
         batch_size=args.batch_size,
@@ -47,14 +47,14 @@ def call(args: argparse.Namespace) -> int:
         memory=not args.no_memory,
         compile=not args.no_compile,
     )
-    results = {"machine": parts.machine(device), "options": dataclasses.asdict(options)}
+    results = {"machine": timing.machine(device), "options": dataclasses.asdict(options)}
     for part in args.parts or ([] if args.to_loss else parts.PARTS):
         result = parts.PARTS[part](device, options)
-        print(parts.report(part, result, device), end="\n\n", flush=True)
-        results[part] = parts.as_json(result)
+        print(timing.report(part, result, device), end="\n\n", flush=True)
+        results[part] = timing.as_json(result)
     if args.to_loss:
         race = parts.bench_to_loss(device, options)
-        print(parts.report_race(race), flush=True)
+        print(timing.report_race(race), flush=True)
         results["to loss"] = race
     if args.json is not None:
         write_json(args.json, results)

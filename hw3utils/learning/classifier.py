@@ -45,12 +45,14 @@ class ClassificationObjective:
             raise ValueError(f"noise is {noise}, expected a number of at least 0.")
 
     def draw(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Pictures on the scale of the network with a little noise, and their attributes."""
         pictures, attributes = batch
         x = pictures.float() / 127.5 - 1
         size = self.noise * torch.rand(len(x), generator=generator, device=x.device).view(-1, 1, 1, 1)
         return x + size * torch.randn(x.shape, generator=generator, device=x.device), attributes
 
     def __call__(self, network: nn.Module, x: Tensor, attributes: Tensor) -> Tensor:
+        """Mean cross-entropy of each picture, (B,)."""
         logits = network(x)
         losses = [
             F.cross_entropy(logits[name], attributes[:, i], reduction="none") for i, name in enumerate(self.names)

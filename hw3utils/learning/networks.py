@@ -92,6 +92,30 @@ class Attention(nn.Module):
         return x + self.out(mixed.transpose(-1, -2).reshape(b, c, h, w))
 
 
+def _check_sizes(channels: Any, n_classes: Any, groups: Any, time_width: Any, **levels: Any) -> None:
+    """Raise ValueError unless a UNet can be made of these; `levels` are its three sequences."""
+    # Upper limits, far above any use: a damaged card should be an error and not a full memory.
+    for name, value, low in (("channels", channels, 1), ("n_classes", n_classes, 0), ("groups", groups, 1)):
+        check_count(value, name, low=low, high=10_000)
+    check_count(time_width, "time_width", low=2, high=1024)
+    for name, values in levels.items():
+        if not isinstance(values, Sequence) or isinstance(values, str) or not 0 < len(values) <= 8:
+            raise ValueError(f"{name} is {shown(values)}, expected one number for each of 1 to 8 levels.")
+        for value in values:
+            check_count(value, f"a number in {name}", high=1024 if name == "widths" else 16)
+    lengths = [len(values) for values in levels.values()]
+    if len(set(lengths)) > 1:
+        raise ValueError(
+            f"widths, blocks_down and blocks_up describe the same levels: got lengths {lengths[0]}, "
+            f"{lengths[1]} and {lengths[2]}, expected the same."
+        )
+    widths = levels["widths"]
+    if any(width % groups for width in widths):
+        raise ValueError(f"every width must be a multiple of groups = {groups}: got {tuple(widths)}.")
+    if widths[-1] % Attention.heads:
+        raise ValueError(f"the last width must be a multiple of {Attention.heads}, the heads: got {widths[-1]}.")
+
+
 class UNet(nn.Module):
     """A small UNet eps_model(x_t, t) -> eps with an optional class label.
 
@@ -132,28 +156,9 @@ class UNet(nn.Module):
         schedule: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        # Upper limits, far above any use: a damaged card should be an error and not a full memory.
-        for name, value, low in (("channels", channels, 1), ("n_classes", n_classes, 0), ("groups", groups, 1)):
-            check_count(value, name, low=low, high=10_000)
-        check_count(time_width, "time_width", low=2, high=1024)
-        for name, values, high in (
-            ("widths", widths, 1024),
-            ("blocks_down", blocks_down, 16),
-            ("blocks_up", blocks_up, 16),
-        ):
-            if not isinstance(values, Sequence) or isinstance(values, str) or not 0 < len(values) <= 8:
-                raise ValueError(f"{name} is {shown(values)}, expected one number for each of 1 to 8 levels.")
-            for value in values:
-                check_count(value, f"a number in {name}", high=high)
-        if not len(widths) == len(blocks_down) == len(blocks_up):
-            raise ValueError(
-                f"widths, blocks_down and blocks_up describe the same levels: got lengths {len(widths)}, "
-                f"{len(blocks_down)} and {len(blocks_up)}, expected the same."
-            )
-        if any(width % groups for width in widths):
-            raise ValueError(f"every width must be a multiple of groups = {groups}: got {tuple(widths)}.")
-        if widths[-1] % Attention.heads:
-            raise ValueError(f"the last width must be a multiple of {Attention.heads}, the heads: got {widths[-1]}.")
+        _check_sizes(
+            channels, n_classes, groups, time_width, widths=widths, blocks_down=blocks_down, blocks_up=blocks_up
+        )
         self.config = {
             "channels": channels,
             "widths": list(widths),
@@ -196,6 +201,41 @@ class UNet(nn.Module):
         self.block_widths = down + up[::-1]
         self.modulation = _zeroed(nn.Linear(embedding_width, 2 * sum(self.block_widths)))
 
+    def _check_input(self, x_t: Any, t: Any, label: Any) -> None:
+        """Raise ValueError unless these are pictures, and times and labels for them."""
+        given = {"x_t": x_t, "t": t} | ({} if label is None else {"label": label})
+        for name, value in given.items():
+            if not isinstance(value, Tensor):
+                raise ValueError(f"{name} is {type(value).__name__}, expected a tensor.")
+        factor = 2 ** (len(self.down) - 1)
+        channels = self.stem.in_channels
+        if not x_t.is_floating_point():
+            raise ValueError(f"this UNet takes floating-point pictures: got {x_t.dtype}; scale them to [-1, 1] first.")
+        if x_t.ndim != 4 or x_t.shape[1] != channels or x_t.shape[2] % factor or x_t.shape[3] % factor:
+            raise ValueError(
+                f"this UNet takes pictures (B, {channels}, H, W) with sides a multiple of {factor}: "
+                f"got shape {tuple(x_t.shape)}"
+            )
+        per_picture = [(name, value) for name, value in given.items() if name != "x_t"]
+        if any(value.shape != x_t.shape[:1] for _, value in per_picture):
+            got = " and ".join(f"{name} {tuple(value.shape)}" for name, value in per_picture)
+            raise ValueError(f"t and label hold one value a picture, shape ({len(x_t)},): got {got}")
+        if any(value.dtype != torch.int64 for _, value in per_picture):
+            got = " and ".join(f"{name} {value.dtype}" for name, value in per_picture)
+            raise ValueError(f"t and label are int64: got {got}")
+        # Looking at values would stall an accelerator and cannot be part of a graph; a lookup there fails by itself.
+        if x_t.device.type == "cpu" and not torch.compiler.is_compiling() and len(t):
+            self._check_values(t, label)
+
+    def _check_values(self, t: Tensor, label: Tensor | None) -> None:
+        """Raise ValueError on a time or label that the network has no place for."""
+        most = None if self.levels is None else self.levels.shape[1] - 1
+        if int(t.min()) < 0 or (most is not None and int(t.max()) > most):
+            raise ValueError(f"t is in {int(t.min())}..{int(t.max())}, expected 0..{'' if most is None else most}.")
+        if label is not None and not 0 <= int(label.min()) <= int(label.max()) <= self.n_classes:
+            got = f"{int(label.min())}..{int(label.max())}"
+            raise ValueError(f"label is in {got}, expected 0..{self.n_classes}, the last for no label.")
+
     def scales_and_shifts(self, t: Tensor, label: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
         """Scale and shift of each residual block in the order of use, each (B, width, 1, 1)."""
         if label is None:
@@ -219,35 +259,7 @@ class UNet(nn.Module):
         Raises:
             ValueError: on a wrong shape or dtype.
         """
-        for value, name in ((x_t, "x_t"), (t, "t"), *([] if label is None else [(label, "label")])):
-            if not isinstance(value, Tensor):
-                raise ValueError(f"{name} is {type(value).__name__}, expected a tensor.")
-        factor = 2 ** (len(self.down) - 1)
-        channels = self.stem.in_channels
-        if not x_t.is_floating_point():
-            raise ValueError(f"this UNet takes floating-point pictures: got {x_t.dtype}; scale them to [-1, 1] first.")
-        if x_t.ndim != 4 or x_t.shape[1] != channels or x_t.shape[2] % factor or x_t.shape[3] % factor:
-            raise ValueError(
-                f"this UNet takes pictures (B, {channels}, H, W) with sides a multiple of {factor}: "
-                f"got shape {tuple(x_t.shape)}"
-            )
-        if t.shape != x_t.shape[:1] or (label is not None and label.shape != t.shape):
-            raise ValueError(
-                f"t and label hold one value a picture, shape ({len(x_t)},): got t {tuple(t.shape)}"
-                + ("" if label is None else f" and label {tuple(label.shape)}")
-            )
-        if t.dtype != torch.int64 or (label is not None and label.dtype != torch.int64):
-            raise ValueError(
-                f"t and label are int64: got t {t.dtype}" + ("" if label is None else f" and label {label.dtype}")
-            )
-        # Looking at values would stall an accelerator and cannot be part of a graph; a lookup there fails by itself.
-        if x_t.device.type == "cpu" and not torch.compiler.is_compiling() and len(t):
-            most = None if self.levels is None else self.levels.shape[1] - 1
-            if int(t.min()) < 0 or (most is not None and int(t.max()) > most):
-                raise ValueError(f"t is in {int(t.min())}..{int(t.max())}, expected 0..{'' if most is None else most}.")
-            if label is not None and not 0 <= int(label.min()) <= int(label.max()) <= self.n_classes:
-                got = f"{int(label.min())}..{int(label.max())}"
-                raise ValueError(f"label is in {got}, expected 0..{self.n_classes}, the last for no label.")
+        self._check_input(x_t, t, label)
         modulation = self.scales_and_shifts(t, label)
         h = self.stem(x_t)
         skips = []

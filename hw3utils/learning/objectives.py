@@ -21,9 +21,13 @@ class Objective(Protocol):
     with the network and what was drawn gives the loss of each sample, shape (B,), drawing nothing.
     """
 
-    def draw(self, batch: Batch, generator: torch.Generator) -> Batch: ...
+    def draw(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Make everything random for a batch."""
+        ...
 
-    def __call__(self, network: nn.Module, *drawn: Tensor) -> Tensor: ...
+    def __call__(self, network: nn.Module, *drawn: Tensor) -> Tensor:
+        """Give the loss of each sample, (B,)."""
+        ...
 
 
 class DiffusionObjective:
@@ -53,6 +57,7 @@ class DiffusionObjective:
         return self._tables[device]
 
     def draw(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Pictures on the scale of the network, time steps, noise, and labels, some of them dropped."""
         pictures, *labels = batch
         x0 = pictures.float() / 127.5 - 1 if pictures.dtype == torch.uint8 else pictures
         b, device = len(x0), x0.device
@@ -64,6 +69,7 @@ class DiffusionObjective:
         return x0, t, eps, labels[0].masked_fill(dropped, self.n_classes)
 
     def __call__(self, network: nn.Module, x0: Tensor, t: Tensor, eps: Tensor, *label: Tensor) -> Tensor:
+        """Mean squared error of the predicted noise of each picture, (B,)."""
         signal, noise = self.tables(x0.device).to(x0.dtype)[:, t].view(2, -1, *[1] * (x0.ndim - 1))
         return (network(signal * x0 + noise * eps, t, *label) - eps).square().flatten(1).mean(1)
 
@@ -88,12 +94,14 @@ class DenoisingObjective:
             raise ValueError(f"sigmas is {sigmas}, expected noise levels above 0.")
 
     def draw(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Points, a noise level for each, and noise."""
         [x] = batch
         index = torch.randint(len(self.sigmas), (len(x),), generator=generator, device=x.device)
         z = gaussian_noise(x, generator)
         return x, self.sigmas.to(x)[index], z
 
     def __call__(self, network: nn.Module, x: Tensor, sigma: Tensor, z: Tensor) -> Tensor:
+        """Weighted squared error of the score of each point, (B,)."""
         level = sigma[:, None]
         return (level * network(x + level * z, sigma) + z).square().sum(1) / 2
 
@@ -114,10 +122,12 @@ class SlicedObjective:
         self.variance_reduced, self.exact = variance_reduced, exact
 
     def draw(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Points, and a projection for each."""
         [x] = batch
         return x, gaussian_noise(x, generator)
 
     def __call__(self, network: nn.Module, x: Tensor, v: Tensor) -> Tensor:
+        """The loss of each point, (B,)."""
         if self.exact:
             return implicit_score_matching(network, x)
         return sliced_score_matching(network, x, projection=lambda *_: v, variance_reduced=self.variance_reduced)

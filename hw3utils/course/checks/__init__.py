@@ -19,17 +19,19 @@ from hw3utils.course.checks.diffusion import (
     check_sample_ddpm,
     check_sampling_pair,
 )
-from hw3utils.course.checks.score import (
+from hw3utils.course.checks.langevin import (
     check_annealed_langevin,
     check_ascent,
     check_denoise,
+    check_langevin,
+    check_starting_points,
+)
+from hw3utils.course.checks.score import (
     check_denoising_score_matching,
     check_implicit_score_matching,
-    check_langevin,
     check_mixture_score,
     check_perturbed_score,
     check_sliced_score_matching,
-    check_starting_points,
 )
 
 __all__ = [
