@@ -151,15 +151,14 @@ def sample_batches(
 ) -> Iterator[Tensor]:
     """Make n samples in batches, each from noise of its own, so that the batch size changes nothing but memory.
 
-    Sample i draws x_T and all further noise from a generator seeded by (seed, i), see `sample_generators`. What is left
-    of the batch size is the rounding of the model itself, which may add in another order.
+    Sample i draws x_T and all further noise from a generator seeded by (seed, i); see `sample_generators`. What the
+    batch size still changes is the rounding of the model itself, which may add in another order.
 
     Args:
         sampler: `sample_ddpm`, `sample_ddim`, `sample_dpm_solver`, or any function of the same form.
-        eps_model: callable (x_t, t) -> eps.
-        schedule: noise schedule.
+        eps_model, schedule: what the sampler takes.
         shape: shape of one sample, such as (3, 16, 16).
-        n: number of samples, or a range of their indices: a sample is the same, made alone or after those before it.
+        n: number of samples, or a range of their indices (sample 7 is the same alone and among others).
         batch_size: largest number of samples in one call.
         seed: an integer of at least 0.
         device: where the samples are made; noise is drawn on the CPU, the same for every device.
@@ -168,7 +167,7 @@ def sample_batches(
         options: what else the sampler takes (`steps`, `eta`, `variance`, ...).
 
     Yields:
-        Samples, float32 (B, *shape) on `device`, batch by batch. `sample_in_batches` returns all of them in one tensor.
+        Samples, float32 (B, *shape) on `device`. `sample_in_batches` returns all of them in one tensor.
 
     Raises:
         ValueError: arguments out of range, and what the sampler raises.
@@ -182,10 +181,10 @@ def sample_batches(
     if not callable(sampler) or not callable(eps_model):
         raise ValueError("sampler or eps_model cannot be called, expected two functions.")
     indices = n if isinstance(n, range) else range(check_count(n, "n"))
-    n, batch_size, seed = len(indices), check_count(batch_size, "batch_size"), check_count(seed, "seed", low=0)
+    batch_size, seed = check_count(batch_size, "batch_size"), check_count(seed, "seed", low=0)
     shape = tuple(check_count(size, "a size in shape") for size in shape)
     device, model_kwargs = resolve_device(device), model_kwargs or {}
-    _check_rows(n, shape, x_T, model_kwargs)
+    _check_rows(len(indices), shape, x_T, model_kwargs)
 
     def make(rows: slice) -> Tensor:
         generators = sample_generators(seed, indices[rows])
@@ -195,7 +194,7 @@ def sample_batches(
         own = {name: value[rows].to(device) for name, value in model_kwargs.items()}
         return sampler(functools.partial(eps_model, **own), start, schedule, generator=generators, **options)
 
-    return (make(slice(first, first + batch_size)) for first in range(0, n, batch_size))
+    return (make(slice(first, first + batch_size)) for first in range(0, len(indices), batch_size))
 
 
 def _check_rows(n: int, shape: tuple[int, ...], x_T: Tensor | None, model_kwargs: Mapping[str, Any]) -> None:

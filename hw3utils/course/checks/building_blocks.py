@@ -2,10 +2,13 @@
 
 import os
 import secrets
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+Score = Callable[[Tensor], Tensor]
 
 # Set by `hw3 grade`, which writes it into its report, so that a grade can be repeated.
 SEED_VARIABLE = "HW3_CHECK_SEED"
@@ -32,6 +35,11 @@ def as_tensor(value: Any, name: str, shape: tuple[int, ...]) -> Tensor:
     say(tuple(tensor.shape) == shape, f"{name} has shape {tuple(tensor.shape)}, the exercise asks for {shape}.")
     say(bool(tensor.isfinite().all()), f"{name} holds NaN or infinity.")
     return tensor
+
+
+def relative_error(got: Tensor, want: Tensor) -> float:
+    """|got - want| / |want|, over all entries."""
+    return float((got - want).norm() / want.norm())
 
 
 # What the homework fixes for each training.

@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from hw3utils.course.checks.building_blocks import as_tensor, fresh_generator, say
-from hw3utils.course.checks.score import Score, _relative
+from hw3utils.course.checks.building_blocks import Score, as_tensor, fresh_generator, relative_error, say
 
 
 def _gaussian(mean: float, variance: float, asked: list | None = None) -> Callable[..., Tensor]:
@@ -62,7 +61,7 @@ def check_ascent(
         away = (got - mean).norm() > (kept.double() - mean).norm()
         say(not away, "the points go away from the mode.")
         want = mean + (1 - a / (2 * variance)) ** n_steps * (x.double() - mean)
-        error = _relative(got - x.double(), want - x.double())
+        error = relative_error(got - x.double(), want - x.double())
         say(error < 1e-3, f"after {n_steps} steps the points are elsewhere: is every step (a / 2) times the score?")
         worst = max(worst, error)
     return worst
@@ -165,7 +164,7 @@ def check_denoise(
         say(torch.equal(x, kept), "x itself was changed; make a new tensor.")
         # Bayes' rule for two Gaussians: the two means, weighted by their precisions.
         want = (mean / variance + kept.double() / sigma**2) / (1 / variance + 1 / sigma**2)
-        error = _relative(got - mean, want - mean)
+        error = relative_error(got - mean, want - mean)
         away = (got - mean).norm() > (kept.double() - mean).norm()
         say(not away, f"at sigma = {sigma:g} the points move away from the data.")
         say(

@@ -6,9 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from hw3utils.course.checks.building_blocks import as_tensor, fresh_generator, say
-
-Score = Callable[[Tensor], Tensor]
+from hw3utils.course.checks.building_blocks import Score, as_tensor, fresh_generator, relative_error, say
 
 
 def _random_mixture(generator: torch.Generator, dimension: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -26,10 +24,6 @@ def _mixture_score(x: Tensor, weights: Tensor, means: Tensor, variances: Tensor)
     square = (x[:, None] - means).square().sum(2)
     each = weights.log() - x.shape[1] / 2 * variances.log() - square / (2 * variances)
     return torch.autograd.grad(torch.logsumexp(each, 1).sum(), x)[0]
-
-
-def _relative(got: Tensor, want: Tensor) -> float:
-    return float((got - want).norm() / want.norm())
 
 
 def check_mixture_score(
@@ -51,13 +45,13 @@ def check_mixture_score(
         got = as_tensor(score(x, weights, means, variances), "the score", (200, dimension))
         say(torch.equal(x, kept), "x itself was changed; make a new tensor.")
         want = _mixture_score(x, weights, means, variances)
-        say(_relative(-got, want) > 1e-3, "the arrows point down the density, not up.")
+        say(relative_error(-got, want) > 1e-3, "the arrows point down the density, not up.")
         one = as_tensor(score(x, weights[:1] * 0 + 1, means[:1], variances[:1]), "the score", (200, dimension))
-        alone = _relative(one, _mixture_score(x, torch.ones(1), means[:1], variances[:1]))
+        alone = relative_error(one, _mixture_score(x, torch.ones(1), means[:1], variances[:1]))
         say(alone < 1e-3, f"for a single Gaussian of variance {float(variances[0]):.3f} it is already off.")
         even = _mixture_score(x, torch.full_like(weights, 1 / len(weights)), means, variances)
-        error = _relative(got, want)
-        say(error < 1e-3 or _relative(got, even) > 1e-3, "the weights of the components do not count in it.")
+        error = relative_error(got, want)
+        say(error < 1e-3 or relative_error(got, even) > 1e-3, "the weights of the components do not count in it.")
         say(
             error < 1e-3,
             "it is right for one Gaussian and off for a mixture: how much each component counts depends on x, and "
@@ -83,8 +77,8 @@ def check_perturbed_score(
         got = as_tensor(score(x, weights, means, variances, sigma), "the score", (200, 2))
         want = _mixture_score(x, weights, means, variances + sigma**2)
         clean = _mixture_score(x, weights, means, variances)
-        say(sigma == 0 or _relative(got, clean) > 1e-3, f"at sigma = {sigma:g} the noise does not show in it.")
-        error = _relative(got, want)
+        say(sigma == 0 or relative_error(got, clean) > 1e-3, f"at sigma = {sigma:g} the noise does not show in it.")
+        error = relative_error(got, want)
         say(
             error < 1e-3,
             f"at sigma = {sigma:g} it is off by {100 * error:.0f} %: what is the variance of the sum of a point of a "
@@ -109,7 +103,7 @@ def _judge_loss(got: Tensor, want: Tensor, factor: Tensor, slope: Tensor, name: 
     if got.ndim == 0:
         want, slope = want.mean(), slope.mean()
     say(bool(got.isfinite().all()), f"{name} holds NaN or infinity.")
-    error = _relative(got.detach().double().reshape(-1), want.reshape(-1))
+    error = relative_error(got.detach().double().reshape(-1), want.reshape(-1))
     say(error < 1e-3, f"{name} is off by {100 * error:.0f} %{hint}")
     say(got.requires_grad, f"{name} cannot be trained with: it does not depend on the parameters of the score.")
     [by_factor] = torch.autograd.grad(got.mean(), factor)
@@ -138,7 +132,7 @@ def check_implicit_score_matching(
 
         def same(value: Tensor, got: Tensor = got) -> bool:
             value = value if got.ndim else value.mean()
-            return got.shape == value.shape and _relative(got.detach().double().view(-1), value.view(-1)) < 1e-3
+            return got.shape == value.shape and relative_error(got.detach().double().view(-1), value.view(-1)) < 1e-3
 
         if isinstance(got, Tensor) and not same(trace + half):
             for value, message in (
