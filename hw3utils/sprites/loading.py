@@ -1,14 +1,9 @@
 """Sprites from their three sources, split by distinct picture, and turned into tensors and previews."""
 
 import hashlib
-import http.client
-import json
 import os
 import struct
-import tempfile
 import tokenize
-import urllib.error
-import urllib.request
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from hw3utils.arguments import check_count
+from hw3utils.files import download, file_sha256, read_json, write_json
 
 from .drawing import CLASS_NAMES, as_rows, draw_sprites
 from .grammar import SIDE
@@ -31,7 +27,6 @@ HUB = (
 )
 #: Most bytes that a download may have: the real files need 69 MB and at most 4 MB.
 SIZE_LIMITS = {PICTURES_FILE: 100_000_000, LABELS_FILE: 10_000_000}
-TIMEOUT_SECONDS = 30
 
 CACHE_VARIABLE = "HW3_CACHE"
 N_TRAIN, N_TEST = 89_400, 4_096
@@ -285,79 +280,35 @@ def _check_labels(array, path):
     return array.astype(np.uint8)
 
 
-def _sha256(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _cached(folder, name, download):
+def _cached(folder, name, download_allowed):
     """Return the path of a real file in the cache; download it first where it or its hash is missing."""
     path, record = folder / name, folder / f"{name}.json"
-    if not (path.is_file() and record.is_file()):
-        if not download:
-            raise FileNotFoundError(f"There is no {name} in {folder} and no download was allowed: {_HINT}.")
-        _download(folder, name)
+    if path.is_file() and record.is_file():
+        try:
+            expected = read_json(record)["sha256"]
+        except (ValueError, KeyError) as error:
+            raise ValueError(
+                f"{record} holds no sha256 of {name}, expected one: delete both files to fetch anew."
+            ) from error
+        if (got := file_sha256(path)) != expected:
+            raise ValueError(
+                f"Got sha256 {got[:12]} for {path}, expected {str(expected)[:12]} as when it was downloaded: "
+                "delete the file and its .json to fetch it anew."
+            )
         return path
-    try:
-        expected = json.loads(record.read_text(encoding="utf-8"))["sha256"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{record} holds no sha256 of {name}, expected one: delete both files to fetch anew."
-        ) from error
-    if (got := _sha256(path)) != expected:
-        raise ValueError(
-            f"Got sha256 {got[:12]} for {path}, expected {str(expected)[:12]} as when it was downloaded: "
-            "delete the file and its .json to fetch it anew."
-        )
-    return path
-
-
-def _download(folder, name):
-    """Fetch a real file: to a temporary name, checked, its hash written down, then renamed in one step."""
-    folder.mkdir(parents=True, exist_ok=True)
+    if not download_allowed:
+        raise FileNotFoundError(f"There is no {name} in {folder} and no download was allowed: {_HINT}.")
     url = f"{HUB}/{name}"
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            _fetch(url, file, SIZE_LIMITS[name], name)
+
+    def check(temporary):
         try:
             _read_array(temporary, name)
         except ValueError as error:
             raise ValueError(f"What came from {url} is not {name}: {error}") from error
         # The hash first: a crash in between leaves a hash without a file, and the next call downloads again.
-        record = {"url": url, "bytes": os.path.getsize(temporary), "sha256": _sha256(temporary)}
-        _write_atomically(folder / f"{name}.json", json.dumps(record, indent=2) + "\n")
-        os.replace(temporary, folder / name)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+        write_json(record, {"url": url, "bytes": temporary.stat().st_size, "sha256": file_sha256(temporary)})
 
-
-def _fetch(url, file, limit, name):
-    """Copy what stands at a https address into an open file, at most `limit` bytes of it."""
-    try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
-            if not response.geturl().startswith("https://"):
-                raise ValueError(f"{url} led to {response.geturl()}, expected https all the way: {_HINT}.")
-            announced = response.headers.get("Content-Length")
-            size = 0
-            while block := response.read(1 << 20):
-                size += len(block)
-                if size > limit:
-                    raise ValueError(f"Got more than {limit} bytes from {url}, expected fewer for {name}: {_HINT}.")
-                file.write(block)
-    except (OSError, http.client.HTTPException) as error:
-        reason = f"HTTP {error.code}" if isinstance(error, urllib.error.HTTPError) else getattr(error, "reason", error)
-        raise ConnectionError(f"Could not download {name} from {url} ({reason}): {_HINT}.") from error
-    if announced is not None and announced.isdigit() and int(announced) != size:
-        raise ConnectionError(f"Got {size} of {announced} bytes of {name} from {url}: try again, or {_HINT}.")
-
-
-def _write_atomically(path, text):
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(temporary, path)
+    return download(url, path, limit=SIZE_LIMITS[name], hint=_HINT, check=check)
 
 
 # ------------------------------------------------------------------------------------------------- folders of PNG
