@@ -20,7 +20,9 @@ class Hub:
     def send(self, adapter, request, options):
         assert options["timeout"] > 0
         if self.landed and request.url != self.landed:
-            raw = urllib3.HTTPResponse(status=302, headers={"Location": self.landed}, preload_content=False)
+            raw = urllib3.HTTPResponse(
+                io.BytesIO(), status=302, headers={"Location": self.landed}, preload_content=False
+            )
             return adapter.build_response(request, raw)
         self.asked.append(request.url)
         answer = self.answers[request.url.rsplit("/", 1)[1]]
