@@ -122,11 +122,6 @@ class Part:
         return canvas
 
 
-def part(name, top, left, art):
-    """Return a `Part` from a multi-line string; blank lines and margins of the source text do not count."""
-    return Part(name, top, left, tuple(line.strip() for line in art.split("\n") if line.strip()))
-
-
 NOTHING = Part("none", 0, 0, ())
 
 
