@@ -368,7 +368,7 @@ def test_an_archive_is_refused(tmp_path):
 
 
 def test_missing_real_files_are_never_replaced_by_drawn_ones(tmp_path, monkeypatch):
-    monkeypatch.setattr(loading, "draw_sprites", lambda *_, **__: pytest.fail("the generator was asked"))
+    monkeypatch.setattr(drawing, "draw_sprites", lambda *_, **__: pytest.fail("the generator was asked"))
     with pytest.raises(FileNotFoundError, match=r"There is no folder .* hw3 data --source real --root FOLDER"):
         load_sprites("real", root=tmp_path / "nowhere")
     write_real(tmp_path)
@@ -385,7 +385,7 @@ def hub(tmp_path, monkeypatch):
     files = write_real(tmp_path / "published")
     server = Hub({name: (files / name).read_bytes() for name in (PICTURES, LABELS)}, monkeypatch)
     monkeypatch.setenv("HW3_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(loading, "draw_sprites", lambda *_, **__: pytest.fail("the generator was asked"))
+    monkeypatch.setattr(drawing, "draw_sprites", lambda *_, **__: pytest.fail("the generator was asked"))
     return server
 
 

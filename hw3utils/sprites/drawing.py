@@ -7,6 +7,7 @@ import numpy as np
 from hw3utils.arguments import check_count
 from hw3utils.sprites.grammar import (
     BACKGROUND_CODE,
+    CLASS_NAMES,
     FIRST_COLOUR,
     MATERIALS,
     N_CODES,
@@ -14,39 +15,36 @@ from hw3utils.sprites.grammar import (
     OUTLINES,
     PALETTES,
     SIDE,
+    SLOT_NAMES,
     WHITE,
     Kind,
+    read_kinds,
     structures,
 )
-from hw3utils.sprites.monsters import NON_HEROES
-from hw3utils.sprites.people import HEROES, SIDE_FACING
-from hw3utils.sprites.things import FOOD, SPELLS
 
-CLASS_NAMES = ("hero", "non-hero", "food", "spell", "side-facing")
-KINDS: tuple[Kind, ...] = HEROES + NON_HEROES + FOOD + SPELLS + SIDE_FACING
+KINDS: tuple[Kind, ...] = read_kinds()
 
-_SLOT_NAMES = ("cape", "body", "face", "hair", "hat", "weapon", "offhand", "extra")
 # Materials with a choice of colours; what has only one colour is no attribute.
 _COLOURED = tuple(material for material, palette in PALETTES.items() if len(palette) > 1)
 
 
-def _slot_values(name):
-    """Return every value of a slot over all kinds, 'none' first; parts of one name are one value."""
-    found = {p.name: None for kind in KINDS for slot in kind.slots if slot.name == name for p in slot.parts}
-    return ("none", *(value for value in found if value != "none"))
+def _attribute_values(kinds):
+    """Return the name of each attribute of a drawing -> the names of its values; parts of one name are one value."""
+    parts = [(slot.name, part.name) for kind in kinds for slot in kind.slots for part in slot.parts]
+    return {
+        "class": CLASS_NAMES,
+        "kind": tuple(kind.name for kind in kinds),
+        **{name: tuple(dict.fromkeys(("none", *(p for slot, p in parts if slot == name)))) for name in SLOT_NAMES},
+        **{f"{material} colour": ("none", *PALETTES[material]) for material in _COLOURED},
+        "outline": tuple(OUTLINES),
+        "facing": ("as drawn", "mirrored"),
+        "down": ("-1", "0", "1"),
+        "right": ("-1", "0", "1"),
+    }
 
 
 #: Name of each attribute of a drawing -> the names of its values. Value 0 of a slot or colour says that there is none.
-ATTRIBUTE_VALUES: dict[str, tuple[str, ...]] = {
-    "class": CLASS_NAMES,
-    "kind": tuple(kind.name for kind in KINDS),
-    **{name: _slot_values(name) for name in _SLOT_NAMES},
-    **{f"{material} colour": ("none", *PALETTES[material]) for material in _COLOURED},
-    "outline": tuple(OUTLINES),
-    "facing": ("as drawn", "mirrored"),
-    "down": ("-1", "0", "1"),
-    "right": ("-1", "0", "1"),
-}
+ATTRIBUTE_VALUES: dict[str, tuple[str, ...]] = _attribute_values(KINDS)
 
 
 def as_rows(arrays):
