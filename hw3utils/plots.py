@@ -1,4 +1,4 @@
-"""Tensors to Axes: every function takes and returns `ax`; the visual style is a context, never set at import."""
+"""Figures: tensors and pictures drawn into Axes, in a style that is a context and never set at import."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence

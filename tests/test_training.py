@@ -13,6 +13,7 @@ import subprocess
 import sys
 import textwrap
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -414,6 +415,25 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(tmp_path):
     """37 kills: no unreadable checkpoint, nothing lost beyond the interval, no litter, the same bits."""
     done = subprocess.run([sys.executable, "-c", KILLS, str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_run_that_was_begun_in_the_old_layout_goes_on(tmp_path):
+    # The folder was written by the code before it moved: 4 steps of what is trained here.
+    shutil.copytree(Path(__file__).parent / "run_before_the_move", tmp_path / "old")
+    g = torch.Generator().manual_seed(0)
+    pictures = torch.randint(0, 256, (28, 3, 8, 8), dtype=torch.uint8, generator=g)
+    data = pictures, torch.randint(0, 5, (28,), generator=g)
+    losses, heldout = {}, {}
+    for name in ("old", "new"):
+        net = training.seeded(lambda: UNet(widths=(8,), blocks_down=(1,), blocks_up=(1,), groups=4, time_width=8), 0)
+        config = TrainConfig(steps=12, batch_size=8, lr=1e-3, checkpoint_every=4, heldout_every=4)
+        options = {"heldout": data, "out": tmp_path / name, "resume": name == "old"}
+        steps = [step.step for step in train(net, data, OBJECTIVE, config, **options)]
+        assert steps == list(range(5 if name == "old" else 1, 13))
+        losses[name], heldout[name], _ = read_history(tmp_path / name)
+    # The first steps were computed on another machine.
+    assert losses["old"] == pytest.approx(losses["new"], rel=1e-4)
+    assert [at for at, _ in heldout["old"]] == [4, 8, 12]
 
 
 def test_two_processes_give_the_losses_of_one(tmp_path):

@@ -1,4 +1,4 @@
-"""DDPM against DDIM over steps and eta: the pictures of every cell of the table, made once, piece by piece.
+"""The FID table, DDPM against DDIM over steps and eta: the pictures of every cell, made once, and their distances.
 
 A cell is one sampler: DDIM with S steps and some eta, or DDPM's ancestral step with the larger variance (sigma-hat) on
 S steps. Its pictures are kept in files of 500, each written whole; a command that is stopped goes on where it was, and

@@ -1,4 +1,4 @@
-"""`hw3 bench`: our steps and our sampling beside those of others, in one run, in turn, as ratios.
+"""The parts of `hw3 bench`: our training, sampling, scores and distances beside those of others, as ratios.
 
 Times are taken A B A B, so that a slow minute of the machine meets all contenders, and a ratio is the median over the
 rounds of the ratio within a round. On the CPU the steadiest measure is the process time on one thread; the wall time on

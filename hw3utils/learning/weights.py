@@ -1,4 +1,4 @@
-"""Files that survive: tensors as safetensors, everything else as JSON, each written whole or not at all."""
+"""Weights and their cards: written as a pair, read as a network with its schedule, and those that are shipped."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Sprites from their three sources, split by distinct picture, and turned into tensors and previews."""
+"""Sprites from their three sources, split by distinct picture; as tensors, as text and as a preview."""
 
 import hashlib
 import os
