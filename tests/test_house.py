@@ -12,19 +12,9 @@ PACKAGE = ROOT / "hw3utils"
 
 GROUND = ("arguments", "devices", "files", "progress")
 # In the order of the notebooks; each may import those before it.
-MATHEMATICS = tuple(
-    [
-        "schedules",
-        "noise",
-        "diffusion",
-        "bound",
-        "mixtures",
-        "losses",
-        "time_grid",
-        "samplers",
-        "langevin",
-        "divergences",
-    ]
+MATHEMATICS = (
+    *("schedules", "noise", "diffusion", "bound", "mixtures", "losses"),
+    *("time_grid", "samplers", "langevin", "divergences"),
 )
 # The storeys above, from below: what stands on one storey may see each other and all that is lower.
 STOREYS = (("learning", "sprites"), ("plots", "fid"), ("course", "bench"), ("commands",), ("__main__",))
