@@ -11,8 +11,11 @@ import shutil
 import subprocess
 import sys
 
+import nbformat
 import pytest
 
+from hw3utils.course import grade, release
+from hw3utils.course.pages import Page
 from hw3utils.course.runner import NOTEBOOKS, find_notebooks
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -149,3 +152,62 @@ def check_the_page(page, picture):
     assert seen["bars"] == 0
     assert len(seen["over"]) > 0
     assert max(seen["over"]) < 1
+
+
+# ------------------------------------------------------------------------------------------------- pages of HTML
+
+
+def open_alone(browser, page, picture):
+    """Open a file with the network cut; what it asked for besides itself, what it shows, and its formulas' sizes."""
+    context = browser.new_context(offline=True, viewport={"width": 1100, "height": 1000})
+    tab = context.new_page()
+    asked = []
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.goto(page.as_uri())
+    tab.screenshot(path=picture)
+    text = tab.evaluate(
+        "() => { document.querySelectorAll('pre, code').forEach(tag => tag.remove()); return document.body.innerText; }"
+    )
+    sizes = tab.evaluate("() => [...document.querySelectorAll('math')].map(tag => tag.getBoundingClientRect().width)")
+    context.close()
+    return [url for url in asked if url != page.as_uri() and not url.startswith("data:")], text, sizes
+
+
+@pytest.mark.parametrize("path", find_notebooks(), ids=lambda path: path.stem)
+def test_the_page_of_a_notebook_is_whole_without_a_network(path, browser, tmp_path):
+    notebook = nbformat.read(path, as_version=4)
+    html, _ = Page().from_notebook_node(notebook, {"metadata": {"name": path.stem}})
+    page = tmp_path / "page.html"
+    page.write_text(html, encoding="utf-8")
+    asked, text, sizes = open_alone(browser, page, tmp_path / "page.png")
+    assert asked == []
+    assert re.findall(r"[\\$]", text) == []
+    assert len(sizes) > 10
+    assert min(sizes) > 1
+
+
+def test_a_feedback_page_is_whole_without_a_network(browser, tmp_path, monkeypatch):
+    pytest.importorskip("nbgrader", reason="nbgrader is not installed")
+    new = nbformat.v4
+    mark = {"schema_version": 3, "grade": True, "locked": False, "solution": True, "task": False, "points": 5}
+    mark |= {"grade_id": "Q1-T1-answer", "cell_type": "markdown"}
+    cells = [
+        new.new_markdown_cell(r"By $\mathbb E_q[x]$ and $$\frac{1}{2} \tag{1}$$"),
+        new.new_code_cell("from IPython.display import HTML\nHTML('<img src=\"https://example.org/x.png\">')"),
+        new.new_code_cell("from IPython.display import Latex\nLatex(r'$\\bar\\alpha$')"),
+        new.new_markdown_cell("Because.", metadata={"nbgrader": mark}),
+    ]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    source = tmp_path / "source" / "01_small.ipynb"
+    source.parent.mkdir()
+    nbformat.write(new.new_notebook(cells=cells, metadata=kernel), source)
+    monkeypatch.setattr(grade, "find_notebooks", lambda names=(): [source])
+    release.release(tmp_path / "alice", [str(source)])
+    grade.grade([tmp_path / "alice"], tmp_path / "grades")
+    page = tmp_path / "grades" / "alice" / "01_small.html"
+    asked, text, sizes = open_alone(browser, page, tmp_path / "page.png")
+    assert asked == []
+    assert re.findall(r"[\\$]", text) == []
+    assert len(sizes) == 3
+    assert min(sizes) > 1
+    assert "(1)" in text

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hw3utils.course.pages import Page
 from hw3utils.course.runner import environment, on_interrupt, plain
 from hw3utils.progress import QUIET_VARIABLE
 
@@ -45,6 +46,7 @@ class Course:
         config.NbGrader.logfile = ""
         config.ClearSolutions.code_stub = {"python": STUB}
         config.ClearSolutions.text_stub = ANSWER
+        config.GenerateFeedback.exporter_class = Page
         config.Execute.timeout = timeout
         config.Execute.shutdown_kernel = "immediate"
         self.interrupted = False

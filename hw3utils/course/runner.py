@@ -17,10 +17,10 @@ from typing import Any
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
-from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 
 from hw3utils.course.assignment import ITEMS
+from hw3utils.course.pages import Page
 from hw3utils.course.profiles import PROFILE_VARIABLE, PROFILES
 from hw3utils.course.report import MIMETYPE
 from hw3utils.files import check_writable, write_atomically
@@ -210,7 +210,7 @@ def run_notebooks(
         text = nbformat.writes(notebook) + "\n"
         for target in [out / path.name, *([path] if update and good else [])]:
             write_atomically(target, lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))
-        html, _ = HTMLExporter().from_notebook_node(notebook, {"metadata": {"name": path.stem}})
+        html, _ = Page().from_notebook_node(notebook, {"metadata": {"name": path.stem, "path": str(path.parent)}})
         write_atomically(
             out / f"{path.stem}.html", lambda temporary, html=html: temporary.write_text(html, encoding="utf-8")
         )
