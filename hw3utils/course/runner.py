@@ -73,6 +73,18 @@ def find_notebooks(names: Sequence[str] = ()) -> list[Path]:
     return sorted(dict.fromkeys(found), key=lambda path: path.name)
 
 
+def read_notebook(path: Path) -> NotebookNode:
+    """Read a notebook.
+
+    Raises:
+        ValueError: when the file is none.
+    """
+    try:
+        return nbformat.read(path, as_version=4)
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read as a notebook ({error}); it may be cut off.") from None
+
+
 def plain(text: str) -> str:
     """A text of a kernel in one line, without the terminal's colours."""
     return " ".join(_COLOURS.sub("", text).split())
@@ -111,10 +123,7 @@ def on_interrupt(stop: Callable[[], object]) -> None:
 
 def execute(path: Path, outcome: Outcome, *, figures: Path, profile: str, tick: bool = True) -> NotebookNode:
     """Run every cell of a notebook in a fresh kernel until one fails; the executed copy, with `outcome` filled in."""
-    try:
-        notebook = nbformat.read(path, as_version=4)
-    except Exception as error:
-        raise ValueError(f"{path} cannot be read as a notebook ({error}); it may be cut off.") from None
+    notebook = read_notebook(path)
     code = [n for n, cell in enumerate(notebook.cells) if cell.cell_type == "code" and cell.source.strip()]
     outcome.cells = len(code)
     began = time.monotonic()
@@ -126,7 +135,7 @@ def execute(path: Path, outcome: Outcome, *, figures: Path, profile: str, tick: 
             print(f"\r{path.stem}: {outcome.done} of {outcome.cells} cells ...", end="", flush=True)
 
     with environment(**{PROFILE_VARIABLE: profile, QUIET_VARIABLE: "1", FIGURES_VARIABLE: str(figures)}):
-        error = _failure(notebook, path.parent, done)
+        error = run_cells(notebook, path.parent, done)
     if error is not None:
         outcome.error = plain(error)
         outcome.failed_cell = code[min(outcome.done, len(code) - 1)] + 1
@@ -139,8 +148,21 @@ def execute(path: Path, outcome: Outcome, *, figures: Path, profile: str, tick: 
     return notebook
 
 
-def _failure(notebook: NotebookNode, folder: Path, done: Callable[..., object]) -> str | None:
-    """Execute a notebook in place; the error that ended it, None for none. `done` hears of each executed cell."""
+def run_cells(notebook: NotebookNode, folder: Path, done: Callable[..., object], **options: Any) -> str | None:
+    """Execute a notebook in place, in a fresh kernel.
+
+    Args:
+        notebook: the notebook.
+        folder: where its kernel runs.
+        done: called by nbclient after each cell, with its `execute_reply`.
+        options: further ones of nbclient, for example a timeout.
+
+    Returns:
+        The error that ended it, None for none.
+
+    Raises:
+        KeyboardInterrupt: on Ctrl-C, the kernel gone.
+    """
     interrupted = []
 
     def stop() -> None:
@@ -149,26 +171,27 @@ def _failure(notebook: NotebookNode, folder: Path, done: Callable[..., object]) 
 
     client = NotebookClient(
         notebook,
-        timeout=None,
         kernel_name="python3",
         resources={"metadata": {"path": str(folder)}},
         on_notebook_start=lambda notebook: on_interrupt(stop),
         on_cell_executed=done,
         # The kernel's own warnings, on its transport for one, are not for the reader of our lines.
         extra_arguments=["--IPKernelApp.log_level=40"],
+        **{"timeout": None} | options,
     )
+    failure = None
     try:
         client.execute()
     except CellExecutionError as error:
-        return f"{error.ename}: {error.evalue}"
+        failure = f"{error.ename}: {error.evalue}"
     except (CellTimeoutError, DeadKernelError) as error:
-        return str(error).splitlines()[0]
+        failure = str(error).splitlines()[0]
     except BaseException:
         if not interrupted:
             raise
     if interrupted:
         raise KeyboardInterrupt
-    return None
+    return failure
 
 
 def run_notebooks(
