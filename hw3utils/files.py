@@ -7,13 +7,14 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from hw3utils.progress import progress
+
+if TYPE_CHECKING:  # commands that touch no tensor do not wait for torch
+    from torch import Tensor
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
@@ -88,13 +89,15 @@ def read_json(path: str | Path) -> dict[str, Any]:
     return value
 
 
-def write_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> Path:
+def write_tensors(path: str | Path, tensors: "Mapping[str, Tensor]") -> Path:
     """Write tensors as safetensors, atomically."""
+    from safetensors.torch import save_file
+
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     return write_atomically(path, lambda temporary: save_file(contiguous, temporary))
 
 
-def read_tensors(path: str | Path) -> dict[str, Tensor]:
+def read_tensors(path: str | Path) -> "dict[str, Tensor]":
     """Read a safetensors file to the CPU. Nothing is ever unpickled.
 
     Raises:
@@ -104,6 +107,8 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}; check the path.")
+    from safetensors.torch import load_file
+
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:

@@ -236,6 +236,11 @@ def test_what_check_refuses(tmp_path, monkeypatch, capsys):
     assert "there are no notebooks in this folder" in capsys.readouterr().err
 
 
+def test_checking_does_not_wait_for_torch_twice():
+    code = "import sys, hw3utils.course.submit; assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_ctrl_c_ends_the_checks_and_their_kernel(tmp_path):
     """The cell tells its process number through a pipe, so that the signal meets it at work; then nothing is left."""
     pipe = tmp_path / "pipe"

@@ -88,7 +88,7 @@ def test_the_archive_holds_the_files_and_a_manifest_that_names_them(homework, tm
     assert states == {"01_small.ipynb": ["done", "done"], "02_small.ipynb": ["failed", "missing"]}
     assert manifest["warnings"] == ["02_small.ipynb has parts that are not done: Q1-P1-check, Q1-T1-answer."]
     said = capsys.readouterr().out.splitlines()
-    assert "  Q1.P1    2 points  failed  it must double" in said
+    assert "  Q1.P1    2 points  failed   it must double" in said
     assert said[-2] == f"warning: {manifest['warnings'][0]}"
     assert said[-1] == f"{out}: 3 files and a manifest; parts: 2 done, 1 failed, 1 missing"
 

@@ -17,11 +17,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from hw3utils import devices, files
+from hw3utils import devices
 from hw3utils.files import file_sha256, read_json, read_tensors, write_tensors
 from hw3utils.learning import run_files, training
 from hw3utils.learning.ema import EMA
@@ -331,7 +332,7 @@ KILLS = (
     + """
 import itertools, os, random, signal, traceback
 from pathlib import Path
-from hw3utils import files
+import safetensors.torch
 from hw3utils.files import read_json, read_tensors
 
 def child(work):
@@ -376,7 +377,7 @@ def killed_at(call):
             return function(*arguments, **options)
         return guarded
 
-    files.save_file = guard(files.save_file, half=True)
+    safetensors.torch.save_file = guard(safetensors.torch.save_file, half=True)
     os.fsync, Path.replace, Path.unlink = guard(os.fsync), guard(Path.replace), guard(Path.unlink)
     go(points, quiet)
 
@@ -637,7 +638,7 @@ def test_a_disk_that_fills_up_anywhere_leaves_a_checkpoint_to_go_on_from(data, t
 
     with monkeypatch.context() as patch:
         if fails == "tensors, in the library":
-            patch.setattr(files, "save_file", full_library)
+            patch.setattr(safetensors.torch, "save_file", full_library)
         else:
             patch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match=r"could not write .*No space left on device") as error:

@@ -39,6 +39,8 @@ ITEMS: dict[str, Item] = {
     "Q2.P5": Item(7, "One noise-conditional model, annealed sampling", ("06",), manual=False),
 }
 
+# Of the table of items in the output of a notebook.
+MIMETYPE = "application/vnd.hw3utils.items+json"
 STUDENT_VARIABLE = "HW3_STUDENT"
 STUDENT_FILE = "student_number.txt"
 

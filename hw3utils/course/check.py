@@ -30,7 +30,7 @@ class Part:
 
     def line(self) -> str:
         """The part in one line."""
-        return f"  {self.item:7}{self.points:3g} points  {self.state:8}{self.message}".rstrip()
+        return f"  {self.item:7}{self.points:3g} points  {self.state:9}{self.message}".rstrip()
 
 
 def editions() -> dict[str, Path]:

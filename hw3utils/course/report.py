@@ -6,9 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hw3utils.course.assignment import ITEMS
-
-MIMETYPE = "application/vnd.hw3utils.items+json"
+from hw3utils.course.assignment import ITEMS, MIMETYPE
 
 
 def _show(value: float, floor: float) -> str:

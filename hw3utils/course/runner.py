@@ -19,10 +19,9 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 
-from hw3utils.course.assignment import ITEMS
+from hw3utils.course.assignment import ITEMS, MIMETYPE
 from hw3utils.course.pages import Page
 from hw3utils.course.profiles import PROFILE_VARIABLE, PROFILES
-from hw3utils.course.report import MIMETYPE
 from hw3utils.files import check_writable, write_atomically
 from hw3utils.progress import QUIET_VARIABLE
 
