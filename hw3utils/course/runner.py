@@ -157,18 +157,19 @@ def _failure(notebook: NotebookNode, folder: Path, done: Callable[..., object]) 
         # The kernel's own warnings, on its transport for one, are not for the reader of our lines.
         extra_arguments=["--IPKernelApp.log_level=40"],
     )
+    failure = None
     try:
         client.execute()
     except CellExecutionError as error:
-        return f"{error.ename}: {error.evalue}"
+        failure = f"{error.ename}: {error.evalue}"
     except (CellTimeoutError, DeadKernelError) as error:
-        return str(error).splitlines()[0]
+        failure = str(error).splitlines()[0]
     except BaseException:
         if not interrupted:
             raise
     if interrupted:
         raise KeyboardInterrupt
-    return None
+    return failure
 
 
 def run_notebooks(
