@@ -1,4 +1,4 @@
-"""Noise, drawn and predicted: every sample's own, whatever the batch; between two noises; and as a model guesses it."""
+"""Noise: drawn for each sample alone, for samples made in batches, between two noises, and as a model predicts it."""
 
 import functools
 import hashlib

@@ -56,7 +56,7 @@ def our_network() -> nn.Module:
 
 
 def make_network(name: str) -> nn.Module:
-    """Ours, or the peer of a name."""
+    """Our network (the name "ours"), or the peer with that name."""
     return seeded(our_network if name == "ours" else peers.CONTENDERS[name], 0)
 
 

@@ -93,7 +93,7 @@ class Course:
 
 
 def reason_of(log: str | None) -> str:
-    """The error in nbgrader's log that all the others follow from."""
+    """The first error in nbgrader's log, from which the later ones follow."""
     lines = [plain(line) for line in (log or "").splitlines()]
     errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Entry)\b", line) and "NbGrader" not in line]
     return errors[0].rstrip(".") if errors else "nbgrader gave no reason"
