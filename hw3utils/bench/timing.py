@@ -274,7 +274,7 @@ def ratios(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def columns(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Write objects as an aligned table: a line for each object, a column for each key, empty where it lacks the key."""
+    """Write objects as an aligned table: a line for each, a column for each key, empty where an object lacks it."""
 
     def cell(value: Any) -> str:
         if not isinstance(value, float):
