@@ -97,26 +97,27 @@ class Report:
         self.claims[item].append((claim, shown))
 
     def table(self) -> None:
-        """Show the table of items: points, what was checked, the number, PASS; hw3 run collects it.
+        """Show the table of items: points, what was checked, the number, PASS or MISSING; hw3 run collects it.
 
         Raises:
-            AssertionError: when an item of the notebook was not checked at all.
+            AssertionError: when an item of the notebook was not checked at all, after the table is shown.
         """
         from IPython.display import display
 
-        empty = [item for item, claims in self.claims.items() if not claims]
-        if empty:
-            raise AssertionError(f"nothing was checked for {', '.join(empty)}; run the cells above first.")
         rows, plain, data = [], [], {}
         for item, claims in self.claims.items():
             points, title = ITEMS[item][:2]
-            for n, (claim, shown) in enumerate(claims):
+            state = "PASS" if claims else "MISSING"
+            for n, (claim, shown) in enumerate(claims or [("nothing yet", "")]):
                 lead = (item, str(points), title) if n == 0 else ("", "", "")
-                rows.append((*lead, claim, shown, "PASS"))
-            plain.append(f"{item}  {points} points  {title}: {len(claims)} checked, PASS")
-            data[item] = {"points": points, "checks": len(claims), "state": "PASS"}
+                rows.append((*lead, claim, shown, state))
+            plain.append(f"{item}  {points} points  {title}: {len(claims)} checked, {state}")
+            data[item] = {"points": points, "checks": len(claims), "state": state}
         head = ("item", "points", "title", "what was checked", "number", "state")
         display({"text/html": _html(head, rows), "text/plain": "\n".join(plain), MIMETYPE: data}, raw=True)
+        empty = [item for item, claims in self.claims.items() if not claims]
+        if empty:
+            raise AssertionError(f"nothing was checked for {', '.join(empty)}; run the cells above first.")
 
 
 def _html(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
