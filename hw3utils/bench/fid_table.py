@@ -156,7 +156,7 @@ def _save(path: Path, images: np.ndarray) -> None:
 
 
 def check_plan(out: Path, plan: dict[str, Any]) -> None:
-    """Write the plan of a new folder, or hold it against that of an old one, where only n may have grown."""
+    """Write the plan of a new folder, or compare it with that of an old one, where only the sizes may have grown."""
     path = out / PLAN
     if path.exists():
         before = read_json(path)

@@ -85,13 +85,13 @@ def read_notebook(path: Path) -> NotebookNode:
 
 
 def plain(text: str) -> str:
-    """A text of a kernel in one line, without the terminal's colours."""
+    """A message of a kernel as one line, without the colours of a terminal."""
     return " ".join(_COLOURS.sub("", text).split())
 
 
 @contextlib.contextmanager
 def environment(**changes: str | None) -> Iterator[None]:
-    """Environment variables for a while; None takes one away."""
+    """Set environment variables for the length of a `with`; None removes one."""
     kept = {name: os.environ.get(name) for name in changes}
 
     def put(values: dict[str, str | None]) -> None:
@@ -109,7 +109,7 @@ def environment(**changes: str | None) -> Iterator[None]:
 
 
 def on_interrupt(stop: Callable[[], object]) -> None:
-    """On Ctrl-C call `stop` and cancel the running task: nbclient's own handler takes the kernel for dead."""
+    """On Ctrl-C call `stop` and cancel the running task; nbclient's own handler would take the kernel for dead."""
     task = asyncio.current_task()
 
     def handler() -> None:
