@@ -96,6 +96,15 @@ def test_dollars_of_code_and_of_money_stay():
         assert kept in page
 
 
+def test_formulas_in_html_are_drawn_and_its_code_is_left_alone():
+    summary = "What is $a &lt; b$, <code>$x$</code>, <b title='$z$'>$5 to $6</b>?"
+    page = page_of(new.new_markdown_cell(f"<details><summary>{summary}</summary>\n\n$y$\n\n</details>"))
+    assert page.count("<math") == 2
+    assert "<mi>a</mi><mo>&lt;</mo><mi>b</mi>" in page
+    for kept in ("<code>$x$</code>", 'title="$z$"', "$5 to $6"):
+        assert kept in page
+
+
 def test_outputs_keep_what_needs_no_script():
     data = {"application/vnd.jupyter.widget-view+json": {"model_id": "m"}, "text/plain": "IntSlider"}
     widget = new.new_output("display_data", data)

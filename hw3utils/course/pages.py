@@ -1,8 +1,8 @@
 """Pages that are whole: HTML of notebooks that draws its formulas by itself and asks no host for anything."""
 
 import copy
-import html
 import re
+from html import escape, unescape
 from typing import Any
 
 from bs4 import BeautifulSoup, Tag
@@ -35,6 +35,8 @@ math { font-family: "STIX Two Math", "Cambria Math", "TeX Gyre Termes Math", "Li
   .hw3-drawn { flex: 1 0 auto; overflow: visible; }
 }
 """
+_HTML_TAG = re.compile(r"(<[^>]*>)")
+_MATH = re.compile(r"(?s)(?<!\\)\$\$(.+?)\$\$|(?<![\\$])\$([^$]+)\$")
 _FONT = re.compile(r"@font-face\s*\{[^}]*\}")
 
 
@@ -48,12 +50,26 @@ class _Renderer(IPythonRenderer):
     def inline_math(self, body: str) -> str:
         """A formula in a line of text, unless its dollars are money: from $5 to $6."""
         if body[:1].isdigit() and body[-1:].isspace():
-            return f"${html.escape(body)}$"
+            return f"${escape(body)}$"
         return formula(body)
 
     def latex_environment(self, name: str, body: str) -> str:
         """An environment that stands in the text without dollars."""
         return formula(f"\\begin{{{name}}}{body}\\end{{{name}}}", display=True)
+
+    def block_html(self, html: str) -> str:
+        """HTML that stands in the text, a folded answer for one: Markdown takes it as it is, its formulas too."""
+        parts, code = _HTML_TAG.split(super().block_html(html)), 0
+        for n, part in enumerate(parts):
+            if n % 2:
+                code += len(re.findall(r"<(?:code|pre)\b", part)) - len(re.findall(r"</(?:code|pre)\b", part))
+            elif not code:
+                parts[n] = _MATH.sub(self._math, part)
+        return "".join(parts)
+
+    def _math(self, found: re.Match[str]) -> str:
+        """One formula of an HTML text."""
+        return self.inline_math(unescape(found[2])) if found[1] is None else self.block_math(unescape(found[1]))
 
 
 class Page(HTMLExporter):
