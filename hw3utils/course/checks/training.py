@@ -137,7 +137,7 @@ def check_score_training(
     points = torch.randn(2000, 2, generator=generator)
     one, before = _Levels(2.0), _Levels(2.0)
     run(one, points, 1, torch.Generator().manual_seed(seed))
-    size = max(float((one.c[name] - before.c[name]).abs()) for name in one.c)
+    size = max(float((one.c[name] - before.c[name]).detach().abs()) for name in one.c)
     error = abs(size / want["lr"] - 1)
     say(size > 0, "after one step the weights are what they were.")
     say(
@@ -151,7 +151,7 @@ def check_score_training(
         _judge_levels(network, want["batch_size"], 120)
         for name, weight in network.c.items():
             best = 1 / (1 + float(name) ** 2)
-            way = (float(weight) / best - 1) / (start - 1)
+            way = (float(weight.detach()) / best - 1) / (start - 1)
             say(way < 0.95, f"at sigma = {name} the learned score does not come nearer to that of the noisy points.")
     still = torch.tensor([[2.0, -1.0]]).repeat(500, 1)
     network = _Levels(1.0)
