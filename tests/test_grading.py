@@ -242,7 +242,7 @@ def small(tmp_path, monkeypatch):
     nbformat.write(new.new_notebook(cells=cells, metadata=kernel), path)
     monkeypatch.setattr(grade, "find_notebooks", lambda names=(): [path])
     out = tmp_path / "edition"
-    release.release(out)
+    release.release(out, [str(path)])
     return out / path.name
 
 
