@@ -109,6 +109,8 @@ def load_sprites(
         folder = _png_folder(source, root)
         images, labels, class_names = _read_pngs(folder)
         sentence = f"{len(images)} distinct tiles of the PNG files in {folder}"
+        if hidden := len(_every_png(folder)) - len(png_files(folder)):
+            sentence += f"; hidden files left out: {hidden}"
     train, test = _split(images, n_train, n_test, seed)
     return _pack(images[train], labels[train], images[test], labels[test], class_names, sentence)
 
@@ -273,14 +275,23 @@ def _png_folder(source, root):
 
 
 def png_files(folder: Path) -> list[Path]:
-    """Every PNG file below a folder, sorted by path."""
+    """Every PNG file below a folder, sorted by path; without hidden ones and what macOS adds to an archive."""
+    return [path for path in _every_png(folder) if not _hidden(path.relative_to(folder))]
+
+
+def _every_png(folder):
     return sorted(p for p in folder.rglob("*") if p.suffix.lower() == ".png" and p.is_file())
+
+
+def _hidden(path):
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
 
 
 def _read_pngs(folder):
     """Return the distinct tiles of all PNG files below a folder, their one-hot labels, and the class names."""
-    beside = sorted(p for p in folder.iterdir() if p.suffix.lower() == ".png" and p.is_file())
-    inside = {p.name: found for p in sorted(folder.iterdir()) if p.is_dir() and (found := png_files(p))}
+    beside = [path for path in png_files(folder) if path.parent == folder]
+    folders = (path for path in sorted(folder.iterdir()) if path.is_dir() and not _hidden(Path(path.name)))
+    inside = {path.name: found for path in folders if (found := png_files(path))}
     if beside and inside:
         raise ValueError(
             f"{folder} holds PNG files both beside and inside its sub-folders, expected one or the other: "
