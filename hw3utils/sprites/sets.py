@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from hw3utils.arguments import check_count
+from hw3utils.files import png_files
 from hw3utils.learning.networks import UNet
 from hw3utils.learning.weights import load_weights, pretrained_names, pretrained_path
 from hw3utils.noise import sample_batches
 from hw3utils.samplers import sample_ddim
 from hw3utils.sprites import load_sprites, tensor_to_images
-from hw3utils.sprites.loading import png_files, read_png
+from hw3utils.sprites.loading import read_png
 
 EMBEDDED = ("embedded:train", "embedded:test")
 SAMPLES = 5000
