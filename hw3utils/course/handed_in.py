@@ -116,7 +116,7 @@ def _hidden_module(file: Path) -> str | None:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Write the files of an archive into a folder, without links and hidden ones, and nowhere else."""
+    """Write the files of an archive into a folder and nowhere else, without links and what macOS adds."""
     try:
         with zipfile.ZipFile(archive) as opened:
             members = [member for member in opened.infolist() if not member.is_dir()]
