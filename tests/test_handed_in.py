@@ -86,6 +86,7 @@ def test_links_in_an_archive_are_not_made(tmp_path):
         archive.writestr(ONE, "{}")
     found = open_submission(tmp_path / "in.zip", tmp_path / "spare", HOMEWORK)
     assert (list(found.notebooks), found.beside) == ([ONE], [])
+    assert found.left_out == {"link.txt": "it is a link"}
 
 
 def test_a_damaged_archive_and_a_bomb_are_refused_in_a_sentence(tmp_path):

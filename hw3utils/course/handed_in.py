@@ -46,13 +46,11 @@ def open_submission(path: Path, spare: Path, homework: Collection[str]) -> Hande
     """
     if path.is_file() and not zipfile.is_zipfile(path) and path.suffix.lower() != ".zip":
         return HandedIn(path.parent, {_original([path.name], homework).get(path.name, path.name): path})
-    outer = path
-    if path.is_file():
-        _unpack(path, spare)
-        outer = spare
-    folder = _home(outer)
-    found = HandedIn(folder)
-    files, found.left_out = sort_files(folder)
+    packed = path.is_file()
+    links = _unpack(path, spare) if packed else {}
+    folder = _home(spare if packed else path)
+    files, left_out = sort_files(folder)
+    found = HandedIn(folder, left_out=links | left_out)
     originals = _original([file.name for file in files], homework)
     for file in files:
         if file.suffix == ".ipynb":
@@ -115,8 +113,9 @@ def _hidden_module(file: Path) -> str | None:
     return stem if importlib.util.find_spec(stem) else None
 
 
-def _unpack(archive: Path, folder: Path) -> None:
-    """Write the files of an archive into a folder and nowhere else, without links and what macOS adds."""
+def _unpack(archive: Path, folder: Path) -> dict[str, str]:
+    """Write an archive's files into a folder and nowhere else, without what macOS adds; the links left out, and why."""
+    links = {}
     try:
         with zipfile.ZipFile(archive) as opened:
             members = [member for member in opened.infolist() if not member.is_dir()]
@@ -133,10 +132,14 @@ def _unpack(archive: Path, folder: Path) -> None:
                     raise ValueError(
                         f"{archive.name} holds {member.filename!r}, which leads out of it; ask for another."
                     )
-                if stat.S_ISLNK(member.external_attr >> 16) or name.parts[0] == _OF_THE_SYSTEM:
+                if stat.S_ISLNK(member.external_attr >> 16):
+                    links[member.filename] = "it is a link"
+                    continue
+                if name.parts[0] == _OF_THE_SYSTEM:
                     continue
                 to = folder / name
                 to.parent.mkdir(parents=True, exist_ok=True)
                 to.write_bytes(opened.read(member))
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
         raise ValueError(f"{archive.name} cannot be unpacked ({error}); ask for another.") from error
+    return links
