@@ -1,47 +1,61 @@
-"""Grading: each notebook of a submission runs with its checks put back; points, states and pages come of it."""
+"""Grading: each submission runs with the edition's checks, judged in another process; reports, pages, a gradebook."""
 
-import copy
-import csv
+import contextlib
+import hashlib
 import importlib.metadata
-import io
+import json
+import os
 import platform
 import re
-import secrets
 import shutil
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hw3utils.course.assignment import ITEMS, STUDENT_FILE, STUDENT_VARIABLE, number_in
-from hw3utils.course.checks.building_blocks import SEED_VARIABLE
+import nbformat
+
+from hw3utils.course import gradebook
+from hw3utils.course.assignment import ITEMS, STUDENT_FILE, number_in
 from hw3utils.course.handed_in import MANIFEST, HandedIn, open_submission
-from hw3utils.course.nbgrading import (
-    ANSWER,
-    Course,
-    grade_id,
-    graded_cells,
-    item_of,
-    marked_cells,
-    need_nbgrader,
-    program_path,
-    reason_of,
+from hw3utils.course.nbgrading import ANSWER, graded_cells, item_of, marked_cells, need_nbgrader, program_path
+from hw3utils.course.originality import borrowed
+from hw3utils.course.profiles import PROFILES
+from hw3utils.course.rebuilding import read_leniently, rebuild
+from hw3utils.course.runner import NOTEBOOKS, environment, find_notebooks
+from hw3utils.course.running import (
+    NOT_RUN,
+    PASSED,
+    Brake,
+    Judge,
+    Surroundings,
+    Verdict,
+    keep_small,
+    plan,
+    run,
+    student_environment,
+    write_verdicts,
 )
-from hw3utils.course.profiles import PROFILE_VARIABLE, PROFILES
-from hw3utils.course.runner import NOTEBOOKS, environment, find_notebooks, plain
-from hw3utils.files import check_writable, write_atomically, write_json
+from hw3utils.course.sandbox import MEMORY, sandbox_command
+from hw3utils.files import check_writable, read_json, write_json
 from hw3utils.progress import progress
+
+BY_HAND, TAMPERED = "to be read by hand", "tampered check"
+PACKAGE = Path(__file__).resolve().parents[1]
 
 
 @dataclass
 class Judged:
     """One graded cell: its item and notebook, points got and possible, state, and a message for the student.
 
-    The states: passed, failed, timed out, tampered check (it was put back before it ran), to be read by hand, not run
-    (the notebook is missing or broken).
+    The states: passed, failed, timed out, lost (its process ended), tampered check (it was put back before it ran), to
+    be read by hand, not run (the notebook is missing or broken).
     """
 
     item: str
@@ -72,20 +86,41 @@ class Graded:
         return sum(cell.possible for cell in self.cells if (ITEMS[cell.item].manual) == manual)
 
 
-def grade(
-    submissions: Sequence[Path], out: Path, *, timeout: int = 600, profile: str = "quick", seed: int | None = None
-) -> list[Graded]:
-    """Grade submissions: each notebook runs in a fresh kernel, its checks put back as they were handed out.
+@dataclass
+class _Class:
+    """What one grading has for all its submissions."""
 
-    THIS EXECUTES THE STUDENTS' CODE, with this Python, the rights of this user and no sandbox, in a temporary folder.
-    The files of a submission are read, never changed.
+    out: Path
+    spare: Path
+    masters: dict[str, Path]
+    settings: dict[str, Any]
+    threads: int
+    sandbox: Sequence[str] | None
+    brake: Brake = field(default_factory=Brake)
+    own: threading.local = field(default_factory=threading.local)
+    judges: list[Judge] = field(default_factory=list)
+
+
+def grade(
+    submissions: Sequence[Path], out: Path, *, timeout: int = 600, profile: str | None = None, seed: int | None = None,
+    full: bool = False, jobs: int = 1, sandbox: bool = False,
+) -> list[Graded]:  # fmt: skip
+    """Grade submissions: each notebook runs in a kernel of its own, its checks in a process that it cannot reach.
+
+    THIS EXECUTES THE STUDENTS' CODE, with this Python and the rights of this user, in a temporary folder; without
+    `sandbox` nothing else holds it. The files of a submission are read, never changed. A submission that lies graded
+    in `out` as it would be graded now is not graded again.
 
     Args:
         submissions: a folder with notebooks, an archive of one (`hw3 submit`), or a notebook; one for each student.
-        out: folder of the reports: NAME/NOTEBOOK.html and NAME/report.json for each student, and grades.csv.
-        timeout: seconds that a cell may take.
-        profile: sizes of the notebooks' own experiments (see `profiles`).
-        seed: decides the random input of the checks; drawn if not given, and written into the report.
+        out: folder of an nbgrader course: gradebook.db, submitted/, autograded/, feedback/; and of the reports,
+            NAME/report.json and NAME/NOTEBOOK.html for each student, and grades.csv.
+        timeout: seconds that a cell, or a check, may take.
+        profile: sizes of the notebooks' own experiments (see `profiles`); tiny, and quick with `full`.
+        seed: decides the random input of the checks; that of `out` if not given, drawn for a new one.
+        full: run every cell; else only a student's own and what they and the checks stand on.
+        jobs: submissions that are graded at once.
+        sandbox: run each notebook without network, able to write into its own folder alone.
 
     Returns:
         One result for each submission, in order.
@@ -97,92 +132,243 @@ def grade(
         KeyboardInterrupt: on Ctrl-C; the reports that are done are kept.
     """
     need_nbgrader()
+    profile = profile or ("quick" if full else "tiny")
     if profile not in PROFILES:
         raise ValueError(f"profile is {profile!r}, expected one of {', '.join(PROFILES)}.")
-    named = {}
+    named = named_submissions(submissions)
+    check_writable(out)
+    out = out.resolve()
+    with tempfile.TemporaryDirectory(prefix="hw3-grade-") as folder, environment(PATH=program_path()):
+        command = sandbox_command() if sandbox else None
+        held = "in a sandbox" if sandbox else "no sandbox"
+        print(f"executing students' code with {sys.executable}, {held}, in {folder}", flush=True)
+        masters = gradebook.prepare(out, find_notebooks())
+        settings = {"profile": profile, "full": full, "timeout": timeout, "seed": gradebook.seed_of(out, seed)}
+        threads = max(1, (os.cpu_count() or 1) // jobs)
+        group = _Class(out, Path(folder), masters, settings, threads, command)
+        return _grade_all(group, named, jobs)
+
+
+def named_submissions(submissions: Sequence[Path]) -> dict[str, Path]:
+    """Each submission by the name that its reports get.
+
+    Raises:
+        ValueError: when one does not exist, or two have the same name.
+    """
+    named: dict[str, Path] = {}
     for path in submissions:
         if not path.exists():
             raise ValueError(
                 f"there is no submission {path}; give a folder with notebooks, an archive of one, or a notebook."
             )
         name = re.sub(r"[^\w-]+", "-", path.resolve().stem if path.is_file() else path.resolve().name).strip("-")
+        # The folders of the course stand beside those of the students.
+        name = f"student-{name}" if name in gradebook.FOLDERS else name or "student"
         if name in named:
             raise ValueError(f"two submissions are called {name!r}; rename one, their reports would be one file.")
         named[name] = path
-    check_writable(out)
-    seed = secrets.randbits(31) if seed is None else seed
-    results: list[Graded] = []
-    changes = {
-        PROFILE_VARIABLE: profile, SEED_VARIABLE: str(seed), STUDENT_VARIABLE: None,
-        "PYTHONDONTWRITEBYTECODE": "1", "MPLBACKEND": "agg", "PATH": program_path(),
-    }  # fmt: skip
-    with tempfile.TemporaryDirectory(prefix="hw3-grade-") as folder, environment(**changes):
-        print(f"executing students' code with {sys.executable}, no sandbox, in {folder}", flush=True)
-        course = Course(Path(folder), timeout=timeout)
-        sources = {path.name: course.generate(path) for path in progress(find_notebooks(), desc="preparing")}
-        for name, path in named.items():
-            results.append(_grade_one(course, sources, name, path, out / name, seed=seed, profile=profile))
-            _write_table(results, out / "grades.csv")
-    return results
+    return named
 
 
-def _grade_one(
-    course: Course, sources: dict[str, Path], name: str, path: Path, out: Path, *, seed: int, profile: str
-) -> Graded:
-    """Grade one submission and write its report."""
-    import nbformat
+def _grade_all(group: _Class, named: Mapping[str, Path], jobs: int) -> list[Graded]:
+    """Grade what is not graded yet, several at once, and take each into the gradebook when it is done."""
+    results: dict[str, Graded] = {}
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            works = {pool.submit(_one, group, name, path): name for name, path in named.items()}
+            for work in as_completed(works):
+                results[works[work]] = work.result()
+                gradebook.join(group.out, [works[work]])
+        except BaseException:
+            group.brake.pull()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        finally:
+            for judge in group.judges:
+                judge.stop()
+    return [results[name] for name in named]
 
+
+def _one(group: _Class, name: str, path: Path) -> Graded:
+    """Grade one submission, or read the report of it that still holds."""
+    report = group.out / name / "report.json"
+    spare = Path(tempfile.mkdtemp(dir=group.spare))
     result = Graded(name, str(path), "")
     try:
-        found = open_submission(path, course.root / "unpacked" / name, sources)
+        found = open_submission(path, spare / "unpacked", group.masters)
     except ValueError as error:
         result.problems.append(str(error))
-        found = HandedIn(course.root / "unpacked" / name)
-    _say_what_lies_there(found, sources, result)
-    files = found.notebooks
-    seconds = {}
-    masters = {file: nbformat.read(source, as_version=4) for file, source in sources.items()}
-    cells = sum(cell.cell_type == "code" for file in masters.keys() & files.keys() for cell in masters[file].cells)
-    bar = progress(None, total=cells, desc=name, unit="cell")
-    course.tick = bar.update
-    for file, handed_out in masters.items():
-        began = time.monotonic()
-        if file not in files:
-            if path.suffix != ".ipynb" or not set(files) & set(sources):
-                result.problems.append(f"{file} was not handed in.")
-            result.cells += _none(handed_out, file, "it was not handed in")
+        found = HandedIn(spare / "unpacked")
+    print_of = _fingerprint(found, group)
+    if report.is_file():
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            old = read_json(report)
+            if old["fingerprint"] == print_of:
+                cells = [Judged(**cell) for cell in old["cells"]]
+                return Graded(name, old["submission"], old["student_number"], cells, old["problems"])
+    _grade_one(group, found, result, path, spare, print_of)
+    return result
+
+
+def _fingerprint(found: HandedIn, group: _Class) -> str:
+    """Everything that a grading follows from, as one hash."""
+    total = hashlib.sha256(json.dumps(group.settings, sort_keys=True).encode())
+    number = found.folder / STUDENT_FILE
+    ours = [*group.masters.values(), *(path for path in sorted(PACKAGE.rglob("*.py")) if "course" in path.parts)]
+    theirs = [*found.notebooks.values(), *found.beside, *([number] if number.is_file() else [])]
+    for path in [*ours, *sorted(theirs)]:
+        total.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()
+
+
+def _grade_one(group: _Class, found: HandedIn, result: Graded, path: Path, spare: Path, fingerprint: str) -> None:
+    """Run the notebooks of a submission and write its report."""
+    _say_what_lies_there(found, group.masters, result)
+    own_number = result.student_number or (NOTEBOOKS / STUDENT_FILE).read_text(encoding="utf-8").strip()
+    package = spare / "package"
+    shutil.copytree(PACKAGE, package / "hw3utils", ignore=shutil.ignore_patterns("__pycache__"))
+    seconds, notebooks, works, hints = {}, {}, {}, []
+    for file, master in group.masters.items():
+        edition = nbformat.read(master, as_version=4)
+        works[file] = (edition, _read(file, found, edition, path, group.masters, result))
+    steps = {
+        file: plan(rebuilt.notebook, rebuilt.own, full=group.settings["full"])
+        for file, (_, rebuilt) in works.items()
+        if rebuilt is not None
+    }
+    with progress(None, total=sum(map(len, steps.values())), desc=result.student, unit="cell") as bar:
+        for file, (edition, rebuilt) in works.items():
+            began = time.monotonic()
+            if rebuilt is None:
+                notebooks[file] = _never_run(edition, file, result)
+                continue
+            folder = _kernel_folder(spare, file, found, own_number)
+            around = Surroundings(
+                folder, student_environment(group.settings["profile"], group.threads, package),
+                group.settings["timeout"], MEMORY, _within(group, folder, package), group.brake,
+            )  # fmt: skip
+            order = {"notebook": str(group.masters[file]), "student_number": own_number}
+            verdicts = run(rebuilt.notebook, steps[file], around, _judge(group, order, folder), bar.update)
+            result.cells += _judged(edition, rebuilt, verdicts, file)
+            hints += [f"{file}: {hint}" for hint in borrowed(rebuilt.notebook, file)]
+            write_verdicts(rebuilt.notebook, verdicts)
+            notebooks[file] = rebuilt.notebook
+            seconds[file] = round(time.monotonic() - began, 1)
+    _write(group, result, notebooks, found, {"seconds": seconds, "hints": hints, "fingerprint": fingerprint})
+
+
+def _judge(group: _Class, order: dict[str, Any], folder: Path) -> Any:
+    """The judge of this thread, for the checks of one notebook."""
+    if not hasattr(group.own, "judge"):
+        place = Path(tempfile.mkdtemp(dir=group.spare, prefix="judge-"))
+        kept = student_environment(group.settings["profile"], group.threads, None)
+        group.own.judge = Judge(place, kept, list(group.masters.values()), group.settings["seed"])
+        group.judges.append(group.own.judge)
+        group.own.judge.start()
+    judge, seconds = group.own.judge, group.settings["timeout"]
+    # In a sandbox nothing but its own folder is there for the student's process to meet the judge in.
+    place = str(folder) if group.sandbox else None
+    return lambda check, serve: judge.decide(order | {"check": check, "seconds": seconds, "folder": place}, serve)
+
+
+def _within(group: _Class, folder: Path, package: Path) -> Sequence[str]:
+    return () if group.sandbox is None else [*group.sandbox, *sandbox_folders(folder, package)]
+
+
+def sandbox_folders(folder: Path, package: Path) -> list[str]:
+    """What a sandbox shows of the submission: its own folder to write in, its copy of the package to read."""
+    return ["--bind", str(folder), str(folder), "--ro-bind", str(package), str(package), "--chdir", str(folder), "--"]
+
+
+def _kernel_folder(spare: Path, file: str, found: HandedIn, number: str) -> Path:
+    """The folder that a notebook runs in: the student's number, and what was handed in beside it."""
+    folder = spare / file[:2]
+    folder.mkdir(parents=True)
+    for beside in found.beside:
+        shutil.copyfile(beside, folder / beside.name)
+    (folder / STUDENT_FILE).write_text(number, encoding="utf-8")
+    return folder
+
+
+def _read(file: str, found: HandedIn, edition: Any, path: Path, masters: Collection[str], result: Graded) -> Any:
+    """A notebook set upon the edition; None, with the reason among the problems, for what is not there or is none."""
+    if file not in found.notebooks:
+        if path.suffix != ".ipynb" or not set(found.notebooks) & set(masters):
+            result.problems.append(f"{file} was not handed in.")
+        return None
+    try:
+        rebuilt = rebuild(edition, read_leniently(found.notebooks[file]))
+    except (ValueError, OSError) as error:
+        result.problems.append(f"{file} cannot be read as a notebook: {error}.")
+        return None
+    result.problems += [f"{file}: {note}" for note in rebuilt.notes]
+    result.problems += [f"{file}: the check {name} {what}; it was put back." for name, what in rebuilt.tampered.items()]
+    return rebuilt
+
+
+def _never_run(edition: Any, file: str, result: Graded) -> Any:
+    """The blank notebook that stands for one that could not be run: no points."""
+    found = [problem for problem in result.problems if problem.startswith(f"{file} ")]
+    reason = found[0].rstrip(".").removeprefix(f"{file} ") if found else "was not handed in"
+    graded = graded_cells(edition)
+    for name, cell in graded.items():
+        possible = float(cell.metadata.nbgrader["points"])
+        result.cells.append(Judged(item_of(name), name, file, 0.0, possible, NOT_RUN, f"the notebook {reason}"))
+    write_verdicts(edition, {name: Verdict(NOT_RUN, f"the notebook {reason}") for name in graded})
+    return edition
+
+
+def _judged(edition: Any, rebuilt: Any, verdicts: Mapping[str, Verdict], file: str) -> list[Judged]:
+    """The graded cells of a notebook with their points."""
+    judged = []
+    there = marked_cells(rebuilt.notebook)
+    for name, cell in graded_cells(edition).items():
+        possible = float(cell.metadata.nbgrader["points"])
+        if cell.cell_type == "markdown":
+            blank = there[name].source.strip() in ("", ANSWER)
+            judged.append(
+                Judged(item_of(name), name, file, 0.0, possible, BY_HAND, "the answer is blank" if blank else "")
+            )
             continue
-        try:
-            handed_in = nbformat.read(files[file], as_version=4)
-            nbformat.validate(handed_in)
-        except Exception as error:  # whatever a file that is no notebook makes nbformat raise
-            reason = f"{file} cannot be read as a notebook ({type(error).__name__}); it may be cut off."
-            result.problems.append(reason)
-            result.cells += _none(handed_out, file, reason)
-            continue
-        folder = course.root / "submitted" / name / Path(file).stem
-        folder.mkdir(parents=True)
-        for beside in found.beside:
-            shutil.copyfile(beside, folder / beside.name)
-        result.cells += _run(course, handed_out, handed_in, folder / file, out, result)
-        seconds[file] = round(time.monotonic() - began, 1)
-    bar.close()
+        verdict = verdicts[name]
+        state, message = verdict.state, "" if verdict.state == PASSED else verdict.message
+        if name in rebuilt.tampered:
+            state = TAMPERED
+            message = f"it {rebuilt.tampered[name]} and was put back; then it {verdict.state}. {message}".strip()
+        points = possible if verdict.state == PASSED else 0.0
+        judged.append(Judged(item_of(name), name, file, points, possible, state, message))
+    return judged
+
+
+def _write(group: _Class, result: Graded, notebooks: Mapping[str, Any], found: HandedIn, more: dict[str, Any]) -> None:
+    """Write the judged notebooks, then the report: what has a report is whole."""
+    folder = gradebook.submitted(group.out, result.student)
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, notebook in notebooks.items():
+        keep_small(notebook)
+        nbformat.write(notebook, folder / file)
     report = {
-        "student": name,
+        "student": result.student,
         "student_number": result.student_number,
         "submission": result.submission,
+        "handed_in": _time_of(found),
         "automatic": {"points": result.points(), "possible": result.possible(manual=False)},
         "by_hand": {"pending": result.possible(manual=True)},
         "problems": result.problems,
         "cells": [asdict(cell) for cell in result.cells],
-        "seconds": seconds,
-        "seed": seed,
-        "profile": profile,
+        "answers": {file: gradebook.answers_of(notebook) for file, notebook in notebooks.items()},
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in ("hw3utils", "nbgrader", "torch", "numpy")},
     }
-    write_json(out / "report.json", report)
-    return result
+    write_json(group.out / result.student / "report.json", report | group.settings | more)
+
+
+def _time_of(found: HandedIn) -> str | None:
+    """When a submission was made: by its manifest, else by its newest notebook."""
+    with contextlib.suppress(ValueError, KeyError, TypeError, OSError):
+        return datetime.fromisoformat(read_json(found.folder / MANIFEST)["made"]).isoformat(timespec="seconds")
+    times = [path.stat().st_mtime for path in found.notebooks.values()]
+    return datetime.fromtimestamp(max(times), UTC).isoformat(timespec="seconds") if times else None
 
 
 def _say_what_lies_there(found: HandedIn, sources: Collection[str], result: Graded) -> None:
@@ -204,126 +390,6 @@ def _say_what_lies_there(found: HandedIn, sources: Collection[str], result: Grad
             result.problems.append(f"{name} was left out: {reason}.")
 
 
-def _none(handed_out: Any, file: str, reason: str) -> list[Judged]:
-    """No points for a notebook that could not be run."""
-    return [
-        Judged(item_of(name), name, file, 0.0, float(cell.metadata.nbgrader["points"]), "not run", reason)
-        for name, cell in graded_cells(handed_out).items()
-    ]
-
-
-def _run(course: Course, handed_out: Any, handed_in: Any, file: Path, out: Path, result: Graded) -> list[Judged]:
-    """Execute one notebook through nbgrader, as `file`; the graded cells with their points, and the HTML feedback."""
-    import nbformat
-    from nbgrader.api import Gradebook
-
-    assignment, student, problems = file.stem, result.student, result.problems
-    nbformat.write(_put_back(handed_out, handed_in), file)
-    own = result.student_number or (NOTEBOOKS / STUDENT_FILE).read_text(encoding="utf-8")
-    file.with_name(STUDENT_FILE).write_text(own, encoding="utf-8")
-    tampered = _tampered(handed_out, handed_in)
-    problems += [f"{file.name}: the check {name} {what}; it was put back." for name, what in tampered.items()]
-    done = course.autograde(assignment, student)
-    if not done["success"]:
-        reason = f"{file.name} could not be run: {reason_of(done.get('log'))}."
-        problems.append(reason)
-        return _none(handed_out, file.name, reason)
-    executed = nbformat.read(course.root / "autograded" / student / assignment / file.name, as_version=4)
-    errors = {name: _error(cell) for name, cell in marked_cells(executed).items()}
-    judged = []
-    with Gradebook(f"sqlite:///{course.root / 'gradebook.db'}") as book:
-        grades = {grade.name: grade for grade in book.find_submission_notebook(assignment, assignment, student).grades}
-        for name, cell in graded_cells(handed_out).items():
-            possible = float(cell.metadata.nbgrader["points"])
-            if cell.cell_type == "markdown":
-                blank = marked_cells(executed).get(name, cell).source.strip() == ANSWER
-                state, got = "to be read by hand", 0.0
-                message = "the answer is blank" if blank else ""
-            else:
-                grade = grades.get(name)
-                got = float(grade.auto_score or 0.0) if grade else 0.0
-                message = (errors.get(name) or ("", ""))[1]
-                late = [other for other, error in errors.items() if error and error[0] == "CellTimeoutError"]
-                mine = [other for other in late if item_of(other) == item_of(name)]
-                state = "passed" if got == possible else "timed out" if mine else "failed"
-                if state == "timed out":
-                    message = f"the cell {mine[0]} took longer than allowed"
-                if name in tampered:
-                    state, message = (
-                        "tampered check",
-                        f"it {tampered[name]} and was put back; then it {state}. {message}",
-                    )
-            judged.append(Judged(item_of(name), name, file.name, got, possible, state, message.strip()))
-    feedback = course.feedback(assignment, student)
-    page = course.root / "feedback" / student / assignment / f"{file.stem}.html"
-    if feedback["success"] and page.is_file():
-        write_atomically(out / page.name, lambda to: shutil.copyfile(page, to))
-    else:
-        problems.append(f"{file.name}: no feedback page could be made.")
-    return judged
-
-
-def _tampered(handed_out: Any, handed_in: Any) -> dict[str, str]:
-    """The checks that came back changed or not at all, and which of the two."""
-    there = marked_cells(handed_in)
-    found = {}
-    for name, cell in graded_cells(handed_out).items():
-        if cell.cell_type == "code":
-            if name not in there:
-                found[name] = "was deleted"
-            elif there[name].source.strip() != cell.source.strip():
-                found[name] = "was changed"
-    return found
-
-
-def _put_back(handed_out: Any, handed_in: Any) -> Any:
-    """A copy of what was handed in with every marked cell in it: a deleted one stands after its old neighbour again.
-
-    Cells that were changed are put back by nbgrader itself.
-    """
-    whole = copy.deepcopy(handed_in)
-    names = [grade_id(cell) for cell in whole.cells]
-    place = 0
-    for name, cell in marked_cells(handed_out).items():
-        if name not in names:
-            whole.cells.insert(place, copy.deepcopy(cell))
-            names.insert(place, name)
-        place = names.index(name) + 1
-    return whole
-
-
-def _error(cell: Any) -> tuple[str, str] | None:
-    """Name and text of the error that a cell ended with."""
-    errors = [output for output in cell.get("outputs", []) if output.output_type == "error"]
-    if not errors:
-        return None
-    # A cell that was too slow ends with two: the interrupt, and what it was interrupted for.
-    error = next((error for error in errors if error.ename == "CellTimeoutError"), errors[0])
-    text = plain(str(error.evalue))
-    return error.ename, text if error.ename == "AssertionError" else f"{error.ename}: {text}"
-
-
-def _write_table(results: Sequence[Graded], path: Path) -> None:
-    """One row for each student: points of each item, the sums, the problems."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    automatic = [name for name, item in ITEMS.items() if not item.manual]
-    table.writerow(["student", "student_number", "automatic", "possible", "by_hand_pending", *automatic, "problems"])
-    for result in results:
-        row = [f"{result.points(item):g}" for item in automatic]
-        sums = [result.points(), result.possible(manual=False), result.possible(manual=True)]
-        table.writerow(
-            [_cell(result.student), _cell(result.student_number), *(f"{value:g}" for value in sums), *row,
-             _cell(" ".join(result.problems))]
-        )  # fmt: skip
-    write_atomically(path, lambda to: to.write_text(text.getvalue(), encoding="utf-8"))
-
-
-def _cell(text: str) -> str:
-    """A text that a spreadsheet does not take for a formula."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
-
-
 def summary(result: Graded) -> str:
     """A few lines on one submission, for the terminal."""
     lines = [
@@ -331,6 +397,6 @@ def summary(result: Graded) -> str:
         f"{result.possible(manual=True):g} to be given by hand"
     ]
     for cell in result.cells:
-        if cell.state not in ("passed", "to be read by hand"):
+        if cell.state not in (PASSED, BY_HAND):
             lines.append(f"  {cell.item}  {cell.points:g} of {cell.possible:g}  {cell.state}: {cell.message}")
     return "\n".join(lines + [f"  {problem}" for problem in result.problems])

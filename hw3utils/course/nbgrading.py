@@ -1,20 +1,20 @@
-"""nbgrader as we use it: a course in a folder of its own, each notebook an assignment, and the cells that it marks.
+"""nbgrader as we use it: a course in a folder of its own, and the cells that it marks.
 
-nbgrader is an optional extra; nothing but `hw3 release` and `hw3 grade` needs it. Each notebook is an assignment of its
-own, so that a broken one takes nothing else with it.
+nbgrader is an optional extra; nothing but `hw3 release`, `hw3 grade` and `hw3 marks` needs it.
 """
 
 import json
 import os
 import re
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from hw3utils.course.pages import Page
-from hw3utils.course.runner import environment, on_interrupt, plain
-from hw3utils.progress import QUIET_VARIABLE
+from hw3utils.course.runner import plain
+from hw3utils.progress import progress
 
 STUB = '# your code here\nraise NotImplementedError("write this part first")'
 
@@ -34,65 +34,80 @@ def need_nbgrader() -> Any:
     return NbGraderAPI
 
 
-class Course:
-    """An nbgrader course in a folder of its own; each notebook is one assignment."""
+ASSIGNMENT = "hw3"
+# nbgrader's own page for reading and marking opens the course with it. No code of a student's runs there: the notebooks
+# come executed, their checks judged.
+CONFIGURATION = f"""# Made by hw3 grade; `jupyter lab` in this folder opens the course in nbgrader's formgrader.
+from pathlib import Path
 
-    def __init__(self, root: Path, *, timeout: int | None = None) -> None:
+from nbgrader.preprocessors import CheckCellMetadata, OverwriteCells, SaveAutoGrades
+
+c = get_config()  # noqa: F821
+c.CourseDirectory.root = str(Path(__file__).resolve().parent)
+c.ClearSolutions.code_stub = {{"python": {STUB!r}}}
+c.ClearSolutions.text_stub = {ANSWER!r}
+c.Autograde.sanitize_preprocessors = [OverwriteCells, CheckCellMetadata]
+c.Autograde.autograde_preprocessors = [SaveAutoGrades, CheckCellMetadata]
+"""
+
+
+class Course:
+    """An nbgrader course in a folder of its own, with one assignment, `hw3`, of all the notebooks."""
+
+    def __init__(self, root: Path) -> None:
+        from nbgrader.preprocessors import CheckCellMetadata, OverwriteCells, SaveAutoGrades
         from traitlets.config import Config
 
         self.root = root
+        self.address = f"sqlite:///{root / 'gradebook.db'}"
         config = Config()
         config.CourseDirectory.root = str(root)
-        config.CourseDirectory.db_url = f"sqlite:///{root / 'gradebook.db'}"
+        config.CourseDirectory.db_url = self.address
         config.NbGrader.logfile = ""
         config.ClearSolutions.code_stub = {"python": STUB}
         config.ClearSolutions.text_stub = ANSWER
         config.GenerateFeedback.exporter_class = Page
-        config.Execute.timeout = timeout
-        config.Execute.shutdown_kernel = "immediate"
-        self.interrupted = False
-
-        def stop() -> None:
-            self.interrupted = True
-
-        # A function of this scope, for traitlets copies its configuration, and what a method is bound to with it.
-        def started(**cell: Any) -> None:
-            self.tick()
-            on_interrupt(stop)
-
-        config.Execute.on_cell_start = started
-        self.tick: Callable[[], object] = lambda: None
+        config.Autograde.sanitize_preprocessors = [OverwriteCells, CheckCellMetadata]
+        config.Autograde.autograde_preprocessors = [SaveAutoGrades, CheckCellMetadata]
         self.api = need_nbgrader()(config=config)
 
-    def autograde(self, assignment: str, student: str) -> dict[str, Any]:
-        """Run one notebook of one student, `tick` called before each cell; nbgrader's result."""
-        with environment(**{QUIET_VARIABLE: "1"}):
-            return self._call(self.api.autograde, assignment, student)
+    def folder(self, step: str, student: str = ".") -> Path:
+        """Where the notebooks of one step lie: source, release, submitted, autograded or feedback."""
+        return self.root / step / student / ASSIGNMENT
 
-    def _call(self, method: Callable[..., dict[str, Any]], *arguments: str) -> dict[str, Any]:
+    def generate(self, paths: Sequence[Path]) -> list[Path]:
+        """Make the student's version of solved notebooks; where they lie."""
+        folder = self.folder("source")
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in paths:
+            (folder / path.name).write_text(student_text(path.read_text(encoding="utf-8")), encoding="utf-8")
+        with progress(None, total=len(paths), desc="releasing") as bar:
+            self._call(self.api.generate_assignment, ASSIGNMENT)
+            bar.update(len(paths))
+        return [self.folder("release") / path.name for path in paths]
+
+    def take(self, student: str) -> None:
+        """Take a student's judged notebooks into the gradebook."""
+        self._call(self.api.autograde, ASSIGNMENT, student)
+
+    def feedback(self, student: str) -> None:
+        """Make the pages of a student's notebooks, with points and comments."""
+        self._call(self.api.generate_feedback, ASSIGNMENT, student)
+
+    def _call(self, method: Callable[..., dict[str, Any]], *arguments: str) -> None:
         """Call nbgrader's interface.
 
         Raises:
+            ValueError: with the first error of its log.
             KeyboardInterrupt: on Ctrl-C, which nbgrader takes for a failure of the notebook.
         """
-        done = method(*arguments)
-        if self.interrupted or "KeyboardInterrupt" in (done.get("error") or ""):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            done = method(*arguments)
+        if "KeyboardInterrupt" in (done.get("error") or ""):
             raise KeyboardInterrupt
-        return done
-
-    def feedback(self, assignment: str, student: str) -> dict[str, Any]:
-        """Make the HTML page of a notebook that was run; nbgrader's result."""
-        return self._call(self.api.generate_feedback, assignment, student)
-
-    def generate(self, path: Path) -> Path:
-        """Make the student's version of a solved notebook; where it lies."""
-        folder = self.root / "source" / path.stem
-        folder.mkdir(parents=True)
-        (folder / path.name).write_text(student_text(path.read_text(encoding="utf-8")), encoding="utf-8")
-        done = self._call(self.api.generate_assignment, path.stem)
         if not done["success"]:
-            raise ValueError(f"{path.name} cannot be released: {reason_of(done.get('log'))}.")
-        return self.root / "release" / path.stem / path.name
+            raise ValueError(f"nbgrader could not do it for {', '.join(arguments)}: {reason_of(done.get('log'))}.")
 
 
 def student_text(notebook: str) -> str:

@@ -13,7 +13,6 @@ from hw3utils.course.nbgrading import (
 )
 from hw3utils.course.runner import NOTEBOOKS, environment, find_notebooks
 from hw3utils.files import check_writable, write_atomically
-from hw3utils.progress import progress
 
 
 def release(out: Path, names: Sequence[str] = ()) -> list[Path]:
@@ -42,7 +41,7 @@ def release(out: Path, names: Sequence[str] = ()) -> list[Path]:
     written = []
     with tempfile.TemporaryDirectory(prefix="hw3-release-") as folder, environment(PATH=program_path()):
         course = Course(Path(folder))
-        made = [course.generate(path) for path in progress(paths, desc="releasing")]
+        made = course.generate(paths)
         out.mkdir(parents=True, exist_ok=True)
         for path in made:
             written.append(write_atomically(out / path.name, lambda to, path=path: shutil.copyfile(path, to)))

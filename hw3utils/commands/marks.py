@@ -1,0 +1,47 @@
+"""`hw3 marks`: final marks of a class."""
+
+import argparse
+from datetime import datetime
+from pathlib import Path
+
+HELP = "write final marks of what hw3 grade has graded (needs nbgrader)"
+
+
+def _time(text: str) -> datetime:
+    """A date and time, for argparse."""
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no date and time such as 2026-12-01T23:59") from None
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    parser.description = (
+        "Final marks: marks.csv, marks.json, moodle.csv and canvas.csv in the folder of hw3 grade, and the students' "
+        "pages with the grader's comments. Marks by hand come from nbgrader's formgrader, or from a table."
+    )
+    parser.add_argument("out", type=Path, metavar="OUT", help="the folder that was --out of hw3 grade")
+    parser.add_argument("--table", type=Path, help="a CSV of marks made elsewhere: student, item, points, comment")
+    parser.add_argument("--due", type=_time, help="when it was due, for example 2026-12-01T23:59")
+    parser.add_argument("--alike", action="store_true", help="list pairs whose solutions have the same syntax tree")
+
+
+def call(args: argparse.Namespace) -> int:
+    """Write the marks; 1 while something is unread."""
+    from hw3utils.course.marks import alike_in, collect, summary
+    from hw3utils.course.nbgrading import need_nbgrader
+
+    need_nbgrader()
+    marks = collect(args.out, table=args.table, due=args.due)
+    for mine in marks:
+        print(summary(mine))
+    if args.alike:
+        for pair in alike_in(args.out):
+            one, two = pair["students"]
+            print(f"alike: {one} and {two}, {len(pair['alike'])} of {pair['both']}: {', '.join(pair['alike'])}")
+    unread = sum(bool(mine.unread()) for mine in marks)
+    print(f"marks of {len(marks)} students are in {args.out}: marks.csv, marks.json, moodle.csv, canvas.csv")
+    if unread:
+        print(f"{unread} of them have answers that nobody has read; they have no mark in moodle.csv and canvas.csv")
+    return 1 if unread else 0

@@ -1,0 +1,197 @@
+"""The course's folder: the edition, the gradebook that judged submissions are taken into, and what lies where.
+
+Several machines may grade into one folder: each writes the reports and notebooks of its own submissions, and one at a
+time takes into the gradebook what lies there.
+"""
+
+import contextlib
+import csv
+import hashlib
+import io
+import re
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from filelock import FileLock
+from nbformat import NotebookNode
+
+from hw3utils.course.assignment import ITEMS
+from hw3utils.course.nbgrading import (
+    ASSIGNMENT,
+    CONFIGURATION,
+    Course,
+    graded_cells,
+    item_of,
+    marked_cells,
+)
+from hw3utils.files import file_sha256, read_json, write_atomically, write_json
+
+FOLDERS = ("source", "release", "submitted", "autograded", "feedback")
+_STATE, _JOINED = "course.json", "joined.json"
+
+
+@contextlib.contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Be the only one, on this machine or another, that writes what all submissions share."""
+    with FileLock(out / ".lock"):
+        yield
+
+
+def submitted(out: Path, student: str) -> Path:
+    """Where a student's judged notebooks lie."""
+    return out / "submitted" / student / ASSIGNMENT
+
+
+def prepare(out: Path, notebooks: Sequence[Path]) -> dict[str, Path]:
+    """Make the course in a folder, if it is not there: the edition, and nbgrader's configuration.
+
+    Returns:
+        The notebooks as they are handed out, by name.
+    """
+    with alone(out):
+        state = read_json(out / _STATE) if (out / _STATE).is_file() else {}
+        hashes = {path.name: file_sha256(path) for path in notebooks}
+        masters = {path.name: out / "release" / ASSIGNMENT / path.name for path in notebooks}
+        if state.get("notebooks") != hashes or not all(path.is_file() for path in masters.values()):
+            for folder in ("source", "release"):
+                shutil.rmtree(out / folder, ignore_errors=True)
+            Course(out).generate(notebooks)
+            write_json(out / _STATE, state | {"notebooks": hashes})
+        write_atomically(out / "nbgrader_config.py", lambda to: to.write_text(CONFIGURATION, encoding="utf-8"))
+    return masters
+
+
+def seed_of(out: Path, given: int | None) -> int:
+    """The seed of the checks' random input: the given one, else that of the folder, else a drawn one."""
+    with alone(out):
+        state = read_json(out / _STATE)
+        seed = state.get("seed", secrets.randbits(31)) if given is None else given
+        write_json(out / _STATE, state | {"seed": seed})
+    return seed
+
+
+def answers_of(notebook: NotebookNode) -> dict[str, str]:
+    """A hash of what each graded cell is given points for: the answer, or the solutions of its item."""
+    cells = marked_cells(notebook)
+    found = {}
+    for name, cell in graded_cells(notebook).items():
+        own = [cell] if cell.cell_type == "markdown" else [
+            other for key, other in cells.items()
+            if other.metadata["nbgrader"].get("solution") and item_of(key) == item_of(name)
+        ]  # fmt: skip
+        found[name] = hashlib.sha256("\0".join(part.source.strip() for part in own).encode()).hexdigest()
+    return found
+
+
+def reports_in(out: Path) -> dict[str, dict[str, Any]]:
+    """The reports of all submissions that are graded, by student."""
+    return {path.parent.name: read_json(path) for path in sorted(out.glob("*/report.json"))}
+
+
+def join(out: Path, students: Iterable[str] | None = None) -> dict[str, dict[str, Any]]:
+    """Take judged submissions into the gradebook that are not in it as they are; make their pages and the table.
+
+    Points and comments given by hand stay. An answer that changed after it was marked waits to be read again.
+
+    Args:
+        out: the course's folder.
+        students: those to look at; all that lie there if not given.
+
+    Returns:
+        The reports of all submissions.
+    """
+    with alone(out):
+        joined = read_json(out / _JOINED) if (out / _JOINED).is_file() else {}
+        reports = reports_in(out)
+        course = Course(out)
+        for student in reports if students is None else students:
+            report = reports[student]
+            if joined.get(student, {}).get("fingerprint") != report["fingerprint"]:
+                joined[student] = _take(course, student, report, joined.get(student, {}))
+                write_json(out / _JOINED, joined)
+        _write_table(list(reports.values()), out / "grades.csv")
+        for student, report in reports.items():
+            report["changed"] = joined.get(student, {}).get("changed", {})
+    return reports
+
+
+def _take(course: Course, student: str, report: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """Take one submission into the gradebook, its marks by hand kept; what is to be remembered of it."""
+    old = _texts(course, student) if before else {}
+    course.take(student)
+    changed = dict(before.get("changed", {}))
+    with opened(course) as book:
+        for grade in grades_of(book, student):
+            file = f"{grade.notebook.name}.ipynb"
+            same = before.get("answers", {}).get(file, {}).get(grade.name) == report["answers"][file][grade.name]
+            if grade.manual_score is None:
+                continue
+            grade.needs_manual_grade = not same
+            if not same:
+                text = old.get((file, grade.name), "")
+                changed[grade.name] = {"points": grade.manual_score, "answer": text[:20_000]}
+        book.db.commit()
+    make_pages(course, student)
+    return {"fingerprint": report["fingerprint"], "answers": report["answers"], "changed": changed}
+
+
+def _texts(course: Course, student: str) -> dict[tuple[str, str], str]:
+    """What the gradebook's notebooks of a student hold in each answer."""
+    found = {}
+    for path in course.folder("autograded", student).glob("*.ipynb"):
+        for name, cell in graded_cells(nbformat.read(path, as_version=4)).items():
+            found[path.name, name] = cell.source
+    return found
+
+
+def make_pages(course: Course, student: str) -> None:
+    """Make a student's pages with points and comments, and put them beside the report."""
+    course.feedback(student)
+    for page in course.folder("feedback", student).glob("*.html"):
+        write_atomically(course.root / student / page.name, lambda to, page=page: shutil.copyfile(page, to))
+
+
+@contextlib.contextmanager
+def opened(course: Course) -> Iterator[Any]:
+    """The gradebook, open."""
+    import warnings
+
+    from nbgrader.api import Gradebook
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Gradebook(course.address) as book:
+            yield book
+
+
+def grades_of(book: Any, student: str) -> list[Any]:
+    """nbgrader's grade of each graded cell of a student."""
+    return [grade for notebook in book.find_submission(ASSIGNMENT, student).notebooks for grade in notebook.grades]
+
+
+def _write_table(reports: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """One row for each student: automatic points of each item, the sums, the problems."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    automatic = [name for name, item in ITEMS.items() if not item.manual]
+    table.writerow(["student", "student_number", "automatic", "possible", "by_hand_pending", *automatic, "problems"])
+    for report in reports:
+        points = dict.fromkeys(ITEMS, 0.0)
+        for cell in report["cells"]:
+            points[cell["item"]] += cell["points"]
+        sums = [report["automatic"]["points"], report["automatic"]["possible"], report["by_hand"]["pending"]]
+        table.writerow(
+            [table_text(report["student"]), table_text(report["student_number"]), *(f"{value:g}" for value in sums),
+             *(f"{points[name]:g}" for name in automatic), table_text(" ".join(report["problems"]))]
+        )  # fmt: skip
+    write_atomically(path, lambda to: to.write_text(text.getvalue(), encoding="utf-8"))
+
+
+def table_text(text: str) -> str:
+    """A text that a spreadsheet does not take for a formula, without control characters."""
+    text = re.sub(r"[\x00-\x1f\x7f]+", " ", text)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
