@@ -34,6 +34,8 @@ _TOKEN = "HW3_SESSION"
 _BEFORE = """
 def _hw3_before():
     import sys
+
+    import hw3utils.course.judging.student_end
     get_ipython().register_magic_function(lambda line="": None, magic_name="reset")
     if {memory} and sys.platform.startswith("linux"):
         import resource
@@ -195,7 +197,7 @@ class _Kernel:
         )
         self.brake.kernels.add(self)
         self.client.start_new_kernel_client()
-        self.run(_BEFORE.format(memory=around.memory), 60)
+        self.run(_BEFORE.format(memory=around.memory), 300)
 
     def run(self, source: str, seconds: float) -> list[NotebookNode]:
         """Run a cell; its outputs.

@@ -15,15 +15,7 @@ from hw3utils.schedules import NoiseSchedule
 
 def serve(address: Any, key: str, namespace: MutableMapping[str, Any]) -> None:
     """Answer the judge's questions until he has none left."""
-    line = StudentEnd(knock(address, key), namespace)
-    try:
-        while not line.done:
-            line.reply(line.receive())
-    except LostLine:
-        pass
-    finally:
-        line.connection.close()
-        namespace.update(line.kept)
+    StudentEnd(knock(address, key), namespace).work()
 
 
 class StudentEnd(Line):
@@ -38,6 +30,17 @@ class StudentEnd(Line):
         self.given: list[tuple[Tensor, Tensor]] = []
         self.returned: list[Tensor] = []
         self.returning = False
+
+    def work(self) -> None:
+        """Answer until the judge is done; what he bound is taken back."""
+        try:
+            while not self.done:
+                self.reply(self.receive())
+        except LostLine:
+            pass
+        finally:
+            self.connection.close()
+            self.namespace.update(self.kept)
 
     def __deepcopy__(self, memo: dict) -> "StudentEnd":
         return self
