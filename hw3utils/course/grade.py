@@ -43,7 +43,7 @@ from hw3utils.course.running import (
     write_verdicts,
 )
 from hw3utils.course.sandbox import MEMORY, sandbox_command
-from hw3utils.files import check_writable, read_json, write_json
+from hw3utils.files import check_writable, file_sha256, read_json, write_json
 from hw3utils.progress import progress
 
 BY_HAND, TAMPERED = "to be read by hand", "tampered check"
@@ -97,6 +97,7 @@ class _Class:
     threads: int
     sandbox: Sequence[str] | None
     brake: Brake = field(default_factory=Brake)
+    files: dict[Path, str] = field(default_factory=lambda: _files_of_the_package())
     own: threading.local = field(default_factory=threading.local)
     judges: list[Judge] = field(default_factory=list)
 
@@ -254,6 +255,11 @@ def _grade_one(group: _Class, found: HandedIn, result: Graded, path: Path, spare
             write_verdicts(rebuilt.notebook, verdicts)
             notebooks[file] = rebuilt.notebook
             seconds[file] = round(time.monotonic() - began, 1)
+    if changed := _changed_files(group):
+        result.problems.append(
+            f"{', '.join(changed)} of the package changed while this submission ran; if that was not you, it was the "
+            "submission: install the package again, and grade again."
+        )
     _write(group, result, notebooks, found, {"seconds": seconds, "hints": hints, "fingerprint": fingerprint})
 
 
@@ -262,13 +268,25 @@ def _judge(group: _Class, order: dict[str, Any], folder: Path) -> Any:
     if not hasattr(group.own, "judge"):
         place = Path(tempfile.mkdtemp(dir=group.spare, prefix="judge-"))
         kept = student_environment(group.settings["profile"], group.threads, None)
-        group.own.judge = Judge(place, kept, list(group.masters.values()), group.settings["seed"])
+        masters, seed = list(group.masters.values()), group.settings["seed"]
+        group.own.judge = Judge(place, kept, masters, seed, lambda: _changed_files(group))
         group.judges.append(group.own.judge)
         group.own.judge.start()
     judge, seconds = group.own.judge, group.settings["timeout"]
     # In a sandbox nothing but its own folder is there for the student's process to meet the judge in.
     place = str(folder) if group.sandbox else None
     return lambda check, serve: judge.decide(order | {"check": check, "seconds": seconds, "folder": place}, serve)
+
+
+def _files_of_the_package() -> dict[Path, str]:
+    """The package's files, by their hashes."""
+    return {path: file_sha256(path) for path in sorted(PACKAGE.rglob("*")) if path.is_file() and path.suffix != ".pyc"}
+
+
+def _changed_files(group: _Class) -> list[str]:
+    """The package's files that are not what they were when the grading began."""
+    now = _files_of_the_package()
+    return sorted(path.name for path in group.files.keys() | now.keys() if group.files.get(path) != now.get(path))
 
 
 def _within(group: _Class, folder: Path, package: Path) -> Sequence[str]:

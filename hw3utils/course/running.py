@@ -96,8 +96,15 @@ class Surroundings:
 class Judge:
     """The judge's process: started before any student's code, asked for one check after the other."""
 
-    def __init__(self, folder: Path, environment: Mapping[str, str], notebooks: Sequence[Path], seed: int) -> None:
-        self.folder, self.environment = folder, environment
+    def __init__(
+        self,
+        folder: Path,
+        environment: Mapping[str, str],
+        notebooks: Sequence[Path],
+        seed: int,
+        changed: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.folder, self.environment, self.changed = folder, environment, changed
         # Read and imported before any student's code runs; the seed is in no list of processes.
         self.first = {"notebooks": [str(path) for path in notebooks], "seed": seed}
         self.process: subprocess.Popen | None = None
@@ -105,6 +112,8 @@ class Judge:
     def start(self) -> None:
         """Start the process, if it does not run."""
         if self.process is None or self.process.poll() is not None:
+            if self.changed():
+                raise ValueError("the package's own files are not what they were")
             self.folder.mkdir(parents=True, exist_ok=True)
             command = [sys.executable, "-m", "hw3utils.course.judging.judge"]
             self.process = subprocess.Popen(
