@@ -97,9 +97,7 @@ def shape(source: str) -> tuple[str, int] | None:
     def plain(name: str) -> str:
         return names.setdefault(name, f"n{len(names)}")
 
-    size = 0
     for node in ast.walk(tree):
-        size += 1
         if isinstance(node, ast.Name):
             node.id = plain(node.id)
         elif isinstance(node, ast.arg):
@@ -108,7 +106,7 @@ def shape(source: str) -> tuple[str, int] | None:
             node.name, node.returns = plain(node.name), None
             if node.body and isinstance(node.body[0], ast.Expr) and isinstance(node.body[0].value, ast.Constant):
                 node.body = node.body[1:] or [ast.Pass()]
-    return ast.dump(tree), size
+    return ast.dump(tree), sum(1 for _ in ast.walk(tree))
 
 
 def alike(classes: Mapping[str, Mapping[str, str]]) -> list[dict[str, Any]]:

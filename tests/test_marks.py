@@ -1,0 +1,237 @@
+"""From judged submissions to final marks: by hand in the gradebook or from a table, kept when graded again."""
+
+import csv
+import json
+import shlex
+import warnings
+from datetime import datetime
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from hw3utils.__main__ import command_parser, main
+from hw3utils.course import grade, gradebook, marks
+from hw3utils.course.assignment import ITEMS
+from hw3utils.course.nbgrading import ANSWER, ASSIGNMENT, Course
+from hw3utils.course.originality import alike, borrowed, shape
+from hw3utils.course.release import release
+from hw3utils.course.runner import find_notebooks, read_notebook
+
+pytest.importorskip("nbgrader", reason="nbgrader is not installed")
+
+
+def mark(name, kind, **role):
+    base = {"grade": False, "locked": False, "solution": False, "task": False, "schema_version": 3}
+    return {"nbgrader": base | {"grade_id": name, "cell_type": kind} | role}
+
+
+CHECK = {"grade": True, "locked": True, "points": 2}
+STUDENTS = {
+    "ann": ("def double(x):\n    return 2 * x", "Because.", "4711"),
+    "بهار": ("def double(x): return 3", ANSWER, "4712"),
+}
+
+
+@pytest.fixture(scope="module")
+def homework(tmp_path_factory):
+    """A homework of one exercise and one question; its edition."""
+    code = "def double(x):\n    ### BEGIN SOLUTION\n    return 2 * x\n    ### END SOLUTION"
+    cells = [
+        new_code_cell(code, metadata=mark("Q1-P1-solution", "code", solution=True)),
+        new_code_cell("assert double(2) == 4, 'it must double'", metadata=mark("Q1-P1-check", "code", **CHECK)),
+        new_markdown_cell("x", metadata=mark("Q1-T1-answer", "markdown", grade=True, solution=True, points=5)),
+    ]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    folder = tmp_path_factory.mktemp("homework")
+    path = folder / "01_small.ipynb"
+    nbformat.write(new_notebook(cells=cells, metadata=kernel), path)
+    release(folder / "edition", [str(path)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grade, "find_notebooks", lambda names=(): [path])
+        yield folder / "edition" / path.name
+
+
+def hand_in(folder, edition, solution, answer, number):
+    notebook = nbformat.read(edition, as_version=4)
+    notebook.cells[0].source, notebook.cells[2].source = solution, answer
+    folder.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, folder / edition.name)
+    (folder / "student_number.txt").write_text(number)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def graded(homework, tmp_path_factory):
+    """Two students, graded one after the other into one folder, as two machines do; and where their work lies."""
+    work = tmp_path_factory.mktemp("class")
+    for name, (solution, answer, number) in STUDENTS.items():
+        folder = hand_in(work / "in" / name, homework, solution, answer, number)
+        grade.grade([folder], work / "out", timeout=60, seed=3)
+    return work
+
+
+def rows(path):
+    return list(csv.DictReader(path.open(encoding="utf-8")))
+
+
+def table(path, *lines):
+    path.write_text("student,item,points,comment\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def score_of_nbgrader(out, student):
+    with gradebook.opened(Course(out)) as book:
+        return book.find_submission(ASSIGNMENT, student).score
+
+
+def test_what_nobody_has_read_is_no_mark_yet(graded, capsys):
+    out = graded / "out"
+    assert main(["marks", str(out), "--due", "2020-01-01T00:00"]) == 1
+    said = capsys.readouterr().out
+    assert "ann: 2 of 110 points; unread: Q1.T1; late: " in said
+    assert "1 of them have answers that nobody has read" in said
+    ann, bahar = rows(out / "marks.csv")
+    assert [ann["student"], ann["Q1.P1"], ann["Q1.T1"], ann["unread"], ann["total"]] == ["ann", "2", "", "Q1.T1", "2"]
+    # A blank answer needs no reading.
+    assert [bahar["student"], bahar["Q1.P1"], bahar["Q1.T1"], bahar["unread"]] == ["بهار", "0", "0", ""]
+    assert set(ITEMS) <= set(ann)
+    assert [row["Homework 3"] for row in rows(out / "moodle.csv")] == ["", "0"]
+    assert [row["Homework 3"] for row in rows(out / "canvas.csv")] == ["110", "", "0"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("eve,Q1.T1,3,", "'eve' is no student of this course"),
+        (",Q1.T1,3,", "'' is no student"),
+        ("ann,Q9.T1,3,", "'Q9.T1' is no item, expected one of Q1.T1"),
+        ("ann,Q1.T1,6,", "'6' points for Q1.T1, expected 0 to 5"),
+        ("ann,Q1.T1,-1,", "'-1' points"),
+        ("ann,Q1.T1,nan,", "'nan' points"),
+        ("ann,Q1.T1,three,", "'three' points"),
+        ("ann,Q1.T1,3,\n4711,Q1.T1,3,", "Q1.T1 of ann stands there twice"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused_whole(line, message, graded, tmp_path, capsys):
+    before = score_of_nbgrader(graded / "out", "ann")
+    words = ["marks", str(graded / "out"), "--table", table(tmp_path / "t.csv", "ann,Q1.P1,1,no", line)]
+    assert main(words) == 2
+    assert message in capsys.readouterr().err
+    assert score_of_nbgrader(graded / "out", "ann") == before
+
+
+@pytest.mark.parametrize("content", [b"", b"a,b\n1,2\n", b"\xff\xfe\x00\x01"])
+def test_what_is_no_table_is_refused(content, graded, tmp_path, capsys):
+    (tmp_path / "t.csv").write_bytes(content)
+    assert main(["marks", str(graded / "out"), "--table", str(tmp_path / "t.csv")]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_marks_by_hand_are_kept_when_a_submission_is_graded_again(graded, homework, tmp_path, capsys):
+    out = graded / "out"
+    given = table(tmp_path / "t.csv", "4711,Q1.T1,4,Well said.", "بهار,Q1.P1,1,half")
+    assert main(["marks", str(out), "--table", given]) == 0
+    ann, bahar = rows(out / "marks.csv")
+    assert [ann["Q1.T1"], ann["total"], ann["unread"], bahar["Q1.P1"]] == ["4", "6", "", "1"]
+    assert score_of_nbgrader(out, "ann") == 6
+    assert rows(out / "moodle.csv")[0] == {
+        "ID number": "4711", "Homework 3": "6", "Homework 3 (feedback)": "Q1.T1: Well said."
+    }  # fmt: skip
+    assert "Well said." in (out / "ann" / "01_small.html").read_text(encoding="utf-8")
+    told = {s["student"]: s for s in json.loads((out / "marks.json").read_text(encoding="utf-8"))["students"]}
+    [check] = [cell for cell in told["بهار"]["cells"] if cell["cell"] == "Q1-P1-check"]
+    assert (check["automatic"], check["by_hand"], check["message"]) == (0.0, 1.0, "it must double")
+    # The same again is not run again; another answer is, and waits to be read; the mark of before is shown.
+    ran = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grade, "_grade_one", lambda *a: ran.append(a))
+        grade.grade([graded / "in" / name for name in STUDENTS], out, timeout=60, seed=3)
+    assert ran == []
+    solution, _, number = STUDENTS["ann"]
+    hand_in(graded / "in" / "ann", homework, solution + "  # again", "Because of that.", number)
+    grade.grade([graded / "in" / "ann"], out, timeout=60)
+    capsys.readouterr()
+    assert main(["marks", str(out)]) == 1
+    assert "Q1-T1-answer changed after it was marked with 4: not read again" in capsys.readouterr().out
+    ann, bahar = rows(out / "marks.csv")
+    assert [ann["unread"], ann["changed"], ann["Q1.P1"], bahar["Q1.P1"]] == ["Q1.T1", "Q1-T1-answer", "2", "1"]
+    told = json.loads((out / "marks.json").read_text(encoding="utf-8"))["students"][0]
+    assert told["changed"]["Q1-T1-answer"] == {"points": 4.0, "answer": "Because."}
+    # A hand-in that changes something else keeps the mark.
+    assert main(["marks", str(out), "--table", table(tmp_path / "t.csv", "ann,Q1.T1,5,")]) == 0
+    hand_in(graded / "in" / "ann", homework, solution + "  # once more", "Because of that.", number)
+    grade.grade([graded / "in" / "ann"], out, timeout=60)
+    assert main(["marks", str(out)]) == 0
+    assert rows(out / "marks.csv")[0]["total"] == "7"
+
+
+def test_marks_of_nothing_are_refused(tmp_path, capsys):
+    assert main(["marks", str(tmp_path)]) == 2
+    assert "is no folder of hw3 grade" in capsys.readouterr().err
+
+
+def test_each_command_of_a_list_stands_alone(graded, capsys):
+    folders = [str(graded / "in" / name) for name in STUDENTS]
+    assert main(["grade", *folders, "--list", "--out", "o", "--full"]) == 0
+    parsed = [command_parser().parse_args(shlex.split(line)[1:]) for line in capsys.readouterr().out.splitlines()]
+    assert [str(p.submissions[0]) for p in parsed] == [str(Path(folder).resolve()) for folder in folders]
+    assert len({(p.seed, p.full, p.out) for p in parsed}) == 1
+    assert parsed[0].out == Path("o").resolve()
+
+
+def test_a_gradescope_autograder_writes_its_results(graded, tmp_path):
+    folder = graded / "in" / "بهار"
+    assert main(["grade", "--gradescope", str(folder), "--out", str(tmp_path)]) == 0
+    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    [test] = results["tests"]
+    assert (test["score"], test["max_score"], test["status"], test["number"]) == (0, 2, "failed", "Q1.P1")
+    assert test["output"] == "it must double"
+    # What the documentation knows of the whole and of a test, and how it types them.
+    whole = {"score": float, "execution_time": int, "output": str, "visibility": str, "stdout_visibility": str}
+    assert all(isinstance(value, (*whole.values(), list)) for value in results.values())
+    assert set(results) <= {*whole, "tests", "leaderboard", "extra_data", "output_format", "test_output_format"}
+    assert set(test) <= {"score", "max_score", "status", "name", "number", "output", "tags", "visibility"}
+    assert results["visibility"] in ("hidden", "after_due_date", "after_published", "visible")
+
+
+# ------------------------------------------------------------------------------------------------- whose work
+
+
+MINE = "def f(x, t):\n    y = x * t\n    for k in range(3):\n        y = y + k\n    return y"
+
+
+def test_solutions_are_alike_up_to_names_and_comments():
+    theirs = (
+        'def g(a, b):\n    """Mine."""\n    c = a * b  # new\n    for i in range(3):\n        c = c + i\n    return c'
+    )
+    other = MINE.replace("range(3)", "range(4)")
+    swapped = MINE.replace("x * t", "t * x")
+    found = alike({"ann": {"q": MINE}, "bob": {"q": theirs}, "cid": {"q": other}, "dan": {"q": swapped}, "eve": {}})
+    assert [(pair["students"], pair["alike"], pair["both"]) for pair in found] == [(["ann", "bob"], ["q"], 1)]
+    assert shape("def f(:") is None
+    stub = 'def f(x):\n    raise NotImplementedError("write this part first")'
+    assert alike({"ann": {"q": stub}, "bob": {"q": stub}}) == []
+
+
+def test_the_report_says_where_a_solution_is_the_packages_own():
+    [path] = find_notebooks(["01"])
+    notebook = read_notebook(path)
+    assert borrowed(notebook, path.name) == []
+    for cell in notebook.cells:
+        name = cell.metadata.get("nbgrader", {}).get("grade_id")
+        if name == "Q1-P1-solution":
+            cell.source = "from hw3utils.schedules import linear_schedule as _l\nmake_schedule = lambda *a: _l(*a)"
+        if name == "Q1-P2-solution":
+            cell.source = "my_perturb_input = diffusion.perturb_input"
+    one, two = borrowed(notebook, path.name)
+    assert one.startswith("Q1-P1-solution calls hw3utils.schedules.linear_schedule")
+    assert two.startswith("Q1-P2-solution calls hw3utils.diffusion.perturb_input")
+
+
+def test_lateness_is_counted_from_the_time_in_the_manifest(graded, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        [ann, _] = marks.collect(graded / "out", due=datetime.fromisoformat("2100-01-01T00:00"))
+    assert ann.late == ""
