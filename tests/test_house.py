@@ -107,7 +107,7 @@ def test_the_rooms_are_those_of_the_house():
         "learning": "networks objectives ema training run_files weights recipes classifier features",
         "sprites": "grammar drawing loading sets",
         "bench": "parts peers timing fid_table",
-        "commands": "run check submit train sample fid data bench release grade",
+        "commands": "run check submit train sample fid data bench release grade marks",
     }.items():
         assert {path.stem for path in (PACKAGE / folder).glob("*.py")} == {*files.split(), "__init__"}
 
@@ -156,4 +156,4 @@ def test_help_does_not_wait_for_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "10\n"
+    assert done.stdout == "11\n"

@@ -82,9 +82,13 @@ def test_a_notebook_that_runs_a_shell_or_installs_is_no_python(line, tmp_path):
         list(unsafe(source(path)))
 
 
+# The judge runs the checks of the notebooks as they were handed out: the teacher's code, and no word of a student's.
+ALLOWED = {"judge.py": {"exec"}}
+
+
 @pytest.mark.parametrize("path", [*SOURCES, *NOTEBOOKS], ids=lambda path: path.name)
 def test_nothing_is_unpickled_or_evaluated(path):
-    assert list(unsafe(source(path))) == []
+    assert set(unsafe(source(path))) == ALLOWED.get(path.name, set())
     assert path.suffix == ".py" or "subprocess" not in source(path)
 
 

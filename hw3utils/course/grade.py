@@ -26,22 +26,11 @@ from hw3utils.course.assignment import ITEMS, STUDENT_FILE, number_in
 from hw3utils.course.handed_in import MANIFEST, HandedIn, open_submission
 from hw3utils.course.nbgrading import ANSWER, graded_cells, item_of, marked_cells, need_nbgrader, program_path
 from hw3utils.course.originality import borrowed
+from hw3utils.course.processes import NOT_RUN, PASSED, Brake, Judge, Surroundings, Verdict, student_environment
 from hw3utils.course.profiles import PROFILES
 from hw3utils.course.rebuilding import read_leniently, rebuild
 from hw3utils.course.runner import NOTEBOOKS, environment, find_notebooks
-from hw3utils.course.running import (
-    NOT_RUN,
-    PASSED,
-    Brake,
-    Judge,
-    Surroundings,
-    Verdict,
-    keep_small,
-    plan,
-    run,
-    student_environment,
-    write_verdicts,
-)
+from hw3utils.course.running import keep_small, plan, run, write_verdicts
 from hw3utils.course.sandbox import MEMORY, sandbox_command
 from hw3utils.files import check_writable, file_sha256, read_json, write_json
 from hw3utils.progress import progress
