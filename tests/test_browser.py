@@ -5,14 +5,12 @@ Runs where Playwright and a Chromium are installed. Two notebooks run whole here
 
 import contextlib
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 
 import nbformat
 import pytest
+from lab_server import BROWSER, jupyter_lab
 
 from hw3utils.course import grade
 from hw3utils.course.pages import Page
@@ -20,7 +18,6 @@ from hw3utils.course.release import release
 from hw3utils.course.runner import NOTEBOOKS, find_notebooks
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 # What JupyterLab shows of itself with --expose-app-in-browser.
 CURRENT = "window.jupyterapp.shell.currentWidget"
 CODE = f"{CURRENT}.content.widgets.filter(cell => cell.model.type === 'code')"
@@ -41,41 +38,8 @@ def lab(tmp_path_factory):
     settings.mkdir(parents=True)
     # Every cell in the page, also those that are far from view: what a test counts does not depend on speed.
     (settings / "tracker.jupyterlab-settings").write_text('{"windowingMode": "none"}')
-    log = (folder / "log").open("w")
-    environment = {name: value for name, value in os.environ.items() if name not in ("HW3_QUIET", "HW3_FIGURES")}
-    environment |= {"JUPYTER_CONFIG_DIR": str(folder / "config"), "JUPYTER_DATA_DIR": str(folder / "data")}
-    options = [
-        "--no-browser",
-        "--port=0",
-        "--allow-root",
-        "--IdentityProvider.token=",
-        "--ServerApp.disable_check_xsrf=1",
-    ]
-    options += [
-        "--expose-app-in-browser",
-        "--LabApp.news_url=",
-        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-    ]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "jupyterlab", *options], cwd=folder, stdout=log, stderr=log, env=environment
-    )
-    try:
-        for _ in range(120):
-            found = re.search(r"http://(?:localhost|127\.0\.0\.1):(\d+)/lab", (folder / "log").read_text())
-            if found or server.poll() is not None:
-                break
-            server_wait(server)
-        assert found, (folder / "log").read_text()[-2000:]
-        yield f"http://127.0.0.1:{found[1]}", folder
-    finally:
-        server.terminate()
-        server.wait(20)
-
-
-def server_wait(server):
-    """Half a second, or less if the server ends."""
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        server.wait(0.5)
+    with jupyter_lab(folder) as address:
+        yield address, folder
 
 
 @pytest.fixture(scope="module")
