@@ -239,7 +239,7 @@ def test_a_feedback_page_is_whole_without_a_network(browser, tmp_path, monkeypat
     nbformat.write(new.new_notebook(cells=cells, metadata=kernel), source)
     monkeypatch.setattr(grade, "find_notebooks", lambda names=(): [source])
     release(tmp_path / "alice", [str(source)])
-    grade.grade([tmp_path / "alice"], tmp_path / "grades")
+    grade.grade([tmp_path / "alice"], tmp_path / "grades", full=True)
     page = tmp_path / "grades" / "alice" / "01_small.html"
     asked, text, sizes = open_alone(browser, page, tmp_path / "page.png")
     assert asked == []
