@@ -31,7 +31,7 @@ def few():
 def shrink(patch, few):
     """The same commands with a small network and few pictures."""
     patch.setattr(recipes, "UNet", lambda **options: UNet(**{**TINY, **options}))
-    patch.setattr("hw3utils.sprites.load_sprites", lambda source, root=None: few)
+    patch.setattr("hw3utils.sprites.load_sprites", lambda source, **options: few)
 
 
 @pytest.fixture
@@ -243,7 +243,7 @@ from hw3utils.learning.networks import UNet
 
 few, TINY = sprites.load_sprites("embedded", n_train=200, n_test=40), %r
 recipes.UNet = lambda **options: UNet(**{**TINY, **options})
-sprites.load_sprites = lambda source, root=None: few
+sprites.load_sprites = lambda source, **options: few
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -105,7 +105,7 @@ def test_the_rooms_are_those_of_the_house():
     assert rooms == expected
     for folder, files in {
         "learning": "networks objectives ema training run_files weights recipes classifier features",
-        "sprites": "grammar drawing loading sets",
+        "sprites": "grammar drawing pictures loading sets",
         "bench": "parts peers timing fid_table",
         "commands": "run check submit train sample fid data bench release grade marks",
     }.items():

@@ -2,7 +2,10 @@
 
 import argparse
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from hw3utils.sprites.pictures import Cut
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,9 +32,32 @@ def data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--source",
         default="embedded",
-        help="embedded (sprites drawn by our generator), real (the course's files), or a folder of PNG pictures",
+        help="embedded (sprites drawn by our generator), real (the course's files), or a folder of pictures",
     )
     parser.add_argument("--root", type=Path, help="folder of the real files (default: the cache, else a download)")
+
+
+def cut_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add how the pictures of a folder are cut into tiles."""
+    parser.add_argument("--spacing", type=_pixels, help="of a sheet: pixels between tiles (default: recognised)")
+    parser.add_argument("--margin", type=_pixels, help="of a sheet: pixels around the tiles (default: recognised)")
+    parser.add_argument("--resize", action="store_true", help="take each picture as one tile, whatever its size")
+    parser.add_argument("--strict", action="store_true", help="refuse all when one picture cannot be read")
+
+
+def _pixels(text: str) -> int:
+    """A whole number of at least 0, for argparse."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
+    return int(text)
+
+
+def cut_of(args: argparse.Namespace) -> "Cut | None":
+    """What `cut_arguments` added, or None where nothing was said."""
+    from hw3utils.sprites.pictures import Cut
+
+    how = Cut(args.spacing, args.margin, args.resize, args.strict)
+    return None if how == Cut() else how
 
 
 def check_png(path: Path) -> None:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from hw3utils.commands import check_png, data_arguments
+from hw3utils.commands import check_png, cut_arguments, cut_of, data_arguments
 
 HELP = "show and fetch the sprites"
 
@@ -11,6 +11,7 @@ HELP = "show and fetch the sprites"
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
     data_arguments(parser)
+    cut_arguments(parser)
     parser.add_argument("--preview", action="store_true", help="write a labelled picture of each class")
     parser.add_argument("--out", type=Path, default=Path("out/sprites.png"), help="where --preview writes, a PNG file")
 
@@ -22,7 +23,7 @@ def call(args: argparse.Namespace) -> int:
 
     if args.preview:
         check_png(args.out)
-    data = load_sprites(args.source, root=args.root)
+    data = load_sprites(args.source, root=args.root, how=cut_of(args))
     print(describe(data))
     if args.preview:
         write_atomically(args.out, lambda temporary: preview(data, temporary))

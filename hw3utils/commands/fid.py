@@ -20,7 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "sets",
         nargs="*",
         metavar="SET",
-        help="two of: a folder of PNG pictures, an .npy array uint8 (N, H, W, 3), weights (a file, its folder, or "
+        help="two of: a folder of pictures, an .npy array uint8 (N, H, W, 3), weights (a file, its folder, or "
         "the name of shipped ones), embedded:train, embedded:test",
     )
     parser.add_argument("--extractor", default="sprites", help="features to measure in: sprites (shipped) or inception")

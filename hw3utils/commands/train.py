@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hw3utils.commands import count, data_arguments
+from hw3utils.commands import count, cut_arguments, cut_of, data_arguments
 from hw3utils.progress import progress
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the folder")
     parser.add_argument("--capture", action="store_true", help="CUDA only: replay each step as one graph")
     data_arguments(parser)
+    cut_arguments(parser)
 
 
 def call(args: argparse.Namespace) -> int:
@@ -105,7 +106,7 @@ def _train(args: argparse.Namespace, config: "TrainConfig", device: "torch.devic
     if args.recipe == "classifier":
         steps = train_classifier(config, **options)
     else:
-        data = load_sprites(args.source, root=args.root)
+        data = load_sprites(args.source, root=args.root, how=cut_of(args))
         say(f"data: {data.source}, {len(data.train_images)} pictures to train on")
         steps = train_sprites(data, config, **options)
     say(

@@ -2,9 +2,8 @@
 
 import hashlib
 import os
-import struct
 import tokenize
-import zlib
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
 
 from hw3utils.arguments import check_count
-from hw3utils.files import download, file_sha256, png_files, read_json, write_json
+from hw3utils.files import download, file_sha256, read_json, write_json
 from hw3utils.sprites.drawing import CLASS_NAMES, N_TEST, N_TRAIN, as_rows, sprite_set
 from hw3utils.sprites.grammar import SIDE
+from hw3utils.sprites.pictures import Cut, read_folder
 
 PICTURES_FILE = "sprites_1788_16x16.npy"
 LABELS_FILE = "sprite_labels_nc_1788_16x16.npy"
@@ -67,18 +66,20 @@ def load_sprites(
     n_test: int | None = None,
     seed: int = 0,
     download: bool = True,
+    how: Cut | None = None,
 ) -> SpriteData:
     """Load sprites from the source that was asked for, and from no other.
 
     Args:
         source: "embedded" draws them; "real" reads the two published .npy files; "folder", or the path of a folder
-            itself, reads PNG pictures and sheets of 16x16 tiles, labelled by sub-folder.
+            itself, reads pictures and sheets of 16x16 tiles, labelled by sub-folder (PNG, JPEG, GIF, WebP, BMP).
         root: the folder of the files; for "real" without a root, the cache folder (`$HW3_CACHE`, else
             `~/.cache/hw3utils`), filled by a download where it lacks a file.
         n_train: pictures to train on; 89,400 embedded ones, or all that are not held out.
         n_test: distinct pictures to hold out; 4,096 embedded ones, or a tenth of the distinct pictures.
         seed: decides drawing and splitting.
         download: False forbids the network.
+        how: how the pictures of a folder are cut; recognised if not given.
 
     Returns:
         A `SpriteData`. Repeats in the real file stay in the training set, but every copy of a held-out picture
@@ -94,11 +95,15 @@ def load_sprites(
         n if n is None else check_count(n, name) for name, n in (("n_train", n_train), ("n_test", n_test))
     )
     seed = check_count(seed, "seed", low=0)
+    if how is not None and source in ("embedded", "real"):
+        raise ValueError(
+            f"the {source} sprites are not cut: --spacing, --margin, --resize and --strict are for folders."
+        )
     if source == "embedded":
         if root is not None:
             raise ValueError(
                 f"Got root = {os.fspath(root)!r} with the embedded source, which reads no files: "
-                "ask for source 'real' (the two .npy files) or 'folder' (PNG pictures)."
+                "ask for source 'real' (the two .npy files) or 'folder' (pictures)."
             )
         train, test = sprite_set(n_train or N_TRAIN, n_test or N_TEST, seed=seed)
         return _pack(*train[:2], *test[:2], CLASS_NAMES, f"drawn by the embedded generator, seed {seed}")
@@ -106,11 +111,11 @@ def load_sprites(
         images, labels, sentence = _read_real(root, download)
         class_names = CLASS_NAMES
     else:
-        folder = _png_folder(source, root)
-        images, labels, class_names = _read_pngs(folder)
-        sentence = f"{len(images)} distinct tiles of the PNG files in {folder}"
-        if hidden := png_files(folder, hidden=True):
-            sentence += f"; hidden files left out: {len(hidden)}"
+        folder = _folder(source, root)
+        tiles = read_folder(folder, how or Cut())
+        images, class_names = tiles.images, tiles.class_names
+        labels = np.eye(len(class_names), dtype=np.uint8)[tiles.classes]
+        sentence = "; ".join([f"{len(images)} distinct tiles of the pictures in {folder}", *tiles.said])
     train, test = _split(images, n_train, n_test, seed)
     return _pack(images[train], labels[train], images[test], labels[test], class_names, sentence)
 
@@ -255,12 +260,12 @@ def _cached(folder, name, download_allowed):
     return download(url, path, limit=SIZE_LIMITS[name], hint=_HINT, check=check)
 
 
-# ------------------------------------------------------------------------------------------------- folders of PNG
+# ------------------------------------------------------------------------------------------------- folders of pictures
 
 
-def _png_folder(source, root):
+def _folder(source, root):
     if source == "folder" and root is None:
-        raise ValueError("Got source 'folder' without a root, expected the folder of the PNG files: give it as root.")
+        raise ValueError("Got source 'folder' without a root, expected the folder of the pictures: give it as root.")
     if source != "folder" and root is not None:
         raise ValueError(
             f"Got source {os.fspath(source)!r} and root {os.fspath(root)!r}, expected one of them to name the folder: "
@@ -269,69 +274,9 @@ def _png_folder(source, root):
     folder = Path(root if source == "folder" else source)
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"Got source {str(folder)!r}, expected 'embedded', 'real', 'folder' or an existing folder of PNG files."
+            f"Got source {str(folder)!r}, expected 'embedded', 'real', 'folder' or an existing folder of pictures."
         )
     return folder
-
-
-def _read_pngs(folder):
-    """Return the distinct tiles of all PNG files below a folder, their one-hot labels, and the class names."""
-    beside, inside = [], {}
-    for path in png_files(folder):
-        within = beside if path.parent == folder else inside.setdefault(path.relative_to(folder).parts[0], [])
-        within.append(path)
-    if beside and inside:
-        raise ValueError(
-            f"{folder} holds PNG files both beside and inside its sub-folders, expected one or the other: "
-            "move those beside into a sub-folder, whose name is their class."
-        )
-    groups = inside or {"sprite": beside}
-    tiles = [(_tiles(path), c) for c, paths in enumerate(groups.values()) for path in paths]
-    if not tiles:
-        raise ValueError(f"Found no PNG file in {folder}, expected pictures or sheets of {SIDE}x{SIDE} tiles there.")
-    images = np.concatenate([found for found, _ in tiles])
-    classes = np.concatenate([np.full(len(found), c) for found, c in tiles])
-    if len(images):
-        first = np.sort(np.unique(as_rows(images), return_index=True)[1])
-        images, classes = images[first], classes[first]
-    if len(images) < 2:
-        raise ValueError(
-            f"Found {len(images)} distinct tiles that are not empty in {folder}, expected at least 2, "
-            "one to train on and one to hold out: add pictures."
-        )
-    return images, np.eye(len(groups), dtype=np.uint8)[classes], tuple(groups)
-
-
-# What Pillow raises on a damaged file.
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.error, Image.DecompressionBombError)
-
-
-def read_png(path: Path) -> np.ndarray:
-    """Read a PNG picture as uint8 (H, W, 3), what is transparent on white.
-
-    Raises:
-        ValueError: if the file is damaged or no PNG file, or has more than 8 bits per channel.
-    """
-    try:
-        with Image.open(path, formats=["PNG"]) as picture:
-            mode = picture.mode
-            rgba = np.asarray(picture.convert("RGBA"), np.uint32)
-    except _UNREADABLE as error:
-        raise ValueError(f"{path} is damaged or no PNG file, expected a PNG picture: replace or remove it.") from error
-    if mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
-        raise ValueError(f"Got mode {mode} in {path}, expected 8 bits per channel: save it as an RGBA PNG file.")
-    alpha = rgba[..., 3:]
-    return ((rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
-
-
-def _tiles(path):
-    """Cut a PNG picture into tiles; those that are white all over are dropped: uint8 (N, 16, 16, 3)."""
-    rgb = read_png(path)
-    height, width, _ = rgb.shape
-    if width % SIDE or height % SIDE:
-        raise ValueError(f"Got {width}x{height} pixels in {path}, expected multiples of {SIDE}: crop or pad the sheet.")
-    tiles = rgb.reshape(height // SIDE, SIDE, width // SIDE, SIDE, 3).swapaxes(1, 2).reshape(-1, SIDE, SIDE, 3)
-    return tiles[(tiles != 255).any(axis=(1, 2, 3))]
 
 
 # ------------------------------------------------------------------------------------------------- tensors, preview
@@ -378,10 +323,14 @@ def tensor_to_images(x: torch.Tensor) -> np.ndarray:
     return np.ascontiguousarray(levels.permute(0, 2, 3, 1).numpy())
 
 
+# Classes that a preview has room for.
+_ROWS = 40
+
+
 def preview_figure(
     images: np.ndarray, labels: np.ndarray, class_names: Sequence[str], *, per_class: int = 16
 ) -> Figure:
-    """Draw the first sprites of each class in a row that carries the class's name.
+    """Draw the first sprites of each class in a row that carries the class's name; of many classes the first 40.
 
     Args:
         images: uint8 (N, 16, 16, 3).
@@ -400,17 +349,23 @@ def preview_figure(
             f"Got {len(images)} images, labels of shape {labels.shape} and {len(class_names)} names, expected one "
             "label for each image and one name for each label column: pass them from one data set."
         )
-    figure = Figure(figsize=(1 + 0.5 * per_class, 0.62 * len(class_names)), dpi=150, layout="constrained")
-    rows = figure.subplots(len(class_names), 1, squeeze=False)[:, 0]
-    for c, (ax, name) in enumerate(zip(rows, class_names, strict=True)):
+    names = [name if len(name) <= 30 else f"{name[:29]}…" for name in class_names[:_ROWS]]
+    step = SIDE + 2
+    # Two white pixels between sprites; a class with fewer sprites leaves the rest of its row white.
+    page = np.full((len(names), step, per_class, step, 3), 255, np.uint8)
+    for c in range(len(names)):
         shown = images[np.flatnonzero(labels[:, c])[:per_class]]
-        # Two white pixels between sprites; a class with fewer sprites leaves the rest of its row white.
-        strip = np.full((SIDE, per_class, SIDE + 2, 3), 255, np.uint8)
-        strip[:, : len(shown), 1:-1] = shown.swapaxes(0, 1)
-        ax.imshow(strip.reshape(SIDE, -1, 3), interpolation="nearest")
-        ax.set_ylabel(name, rotation=0, ha="right", va="center")
-        ax.set(xticks=[], yticks=[])
-        ax.spines[:].set_visible(False)
+        page[c, 1:-1, : len(shown), 1:-1] = shown.swapaxes(0, 1)
+    figure = Figure(figsize=(1 + 0.5 * per_class, 0.55 * len(names) + 0.5), dpi=150, layout="constrained")
+    ax = figure.subplots()
+    ax.imshow(page.reshape(len(names) * step, per_class * step, 3), interpolation="nearest")
+    # A name is a name, whatever dollars are in it.
+    ax.set_yticks([(c + 0.5) * step - 0.5 for c in range(len(names))], names, parse_math=False)
+    ax.tick_params(length=0)
+    ax.set_xticks([])
+    ax.spines[:].set_visible(False)
+    if len(class_names) > len(names):
+        ax.set_xlabel(f"and {len(class_names) - len(names)} classes more")
     return figure
 
 
@@ -424,7 +379,10 @@ def preview(data: SpriteData, path: str | os.PathLike, *, per_class: int = 16) -
     """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure = preview_figure(data.train_images, data.train_labels, data.class_names, per_class=per_class)
-    figure.savefig(path, format="png")
+    with warnings.catch_warnings():
+        # A script that matplotlib's font lacks is drawn as boxes.
+        warnings.filterwarnings("ignore", message="Glyph")
+        figure.savefig(path, format="png")
 
 
 def describe(data: SpriteData) -> str:

@@ -1,4 +1,4 @@
-"""Sets of pictures by name, for the command line: a folder of PNG files, an array, weights, the embedded data."""
+"""Sets of pictures by name, for the command line: a folder of pictures, an array, weights, the embedded data."""
 
 import tokenize
 from collections.abc import Callable, Iterator
@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 
 from hw3utils.arguments import check_count
-from hw3utils.files import png_files
 from hw3utils.learning.networks import UNet
 from hw3utils.learning.weights import load_weights, pretrained_names, pretrained_path
 from hw3utils.noise import sample_batches
 from hw3utils.samplers import sample_ddim
 from hw3utils.sprites import load_sprites, tensor_to_images
-from hw3utils.sprites.loading import read_png
+from hw3utils.sprites.pictures import on_background, picture_files, read_rgba
 
 EMBEDDED = ("embedded:train", "embedded:test")
 SAMPLES = 5000
@@ -57,7 +56,7 @@ def open_set(
     """Open a set of pictures.
 
     Args:
-        name: "embedded:train" or "embedded:test"; an .npy file of pictures uint8 (N, H, W, 3); a folder of PNG
+        name: "embedded:train" or "embedded:test"; an .npy file of pictures uint8 (N, H, W, 3); a folder of
             pictures; or weights (a safetensors file, its folder, or the name of shipped weights), of which samples are
             made by DDIM.
         n: most pictures to take (of weights: 5000 if not given); of a file or a folder that holds more, a random part.
@@ -89,7 +88,7 @@ def open_set(
         return _samples(name, weights, limit or SAMPLES, steps, eta, seed, device, batch_size)
     if path.is_dir():
         return _folder(path, limit, seed, batch_size)
-    expected = f"a folder of PNG files, an .npy file, a safetensors file, or one of {', '.join(EMBEDDED)}"
+    expected = f"a folder of pictures, an .npy file, a safetensors file, or one of {', '.join(EMBEDDED)}"
     raise ValueError(f"there are no pictures {name!r}, expected {expected} or {', '.join(pretrained_names())}.")
 
 
@@ -163,16 +162,16 @@ def _said(count: int, part: np.ndarray, seed: int) -> str:
 
 
 def _folder(folder: Path, limit: int | None, seed: int, batch_size: int) -> PictureSet:
-    every = png_files(folder)
+    every, _ = picture_files(folder)
     if not every:
-        raise ValueError(f"there is no PNG file in {folder}, expected pictures there.")
+        raise ValueError(f"there is no picture in {folder}, expected PNG, JPEG, GIF, WebP or BMP files there.")
     part = _part(len(every), limit, seed)
     files = [every[k] for k in part]
 
     def read() -> Iterator[np.ndarray]:
         remaining = iter(files)
         while some := list(islice(remaining, batch_size)):
-            pictures = [read_png(path) for path in some]
+            pictures = [on_background(read_rgba(path)) for path in some]
             for path, picture in zip(some, pictures, strict=True):
                 if picture.shape != pictures[0].shape:
                     height, width = pictures[0].shape[:2]
@@ -180,4 +179,4 @@ def _folder(folder: Path, limit: int | None, seed: int, batch_size: int) -> Pict
                     raise ValueError(f"{path} is {got} pixels, expected {width}x{height} like {some[0].name}.")
             yield np.stack(pictures)
 
-    return PictureSet(f"the PNG files in {folder}{_said(len(every), part, seed)}", read, -(-len(files) // batch_size))
+    return PictureSet(f"the pictures in {folder}{_said(len(every), part, seed)}", read, -(-len(files) // batch_size))

@@ -1,0 +1,281 @@
+"""Other people's pictures: files of any usual kind, single ones and sheets, cut into tiles; what is dropped is said."""
+
+import os
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from hw3utils.sprites.grammar import SIDE
+
+# What is read, by Pillow's names and by the ends of the files' names.
+FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP")
+ENDS = (".png", ".apng", ".jpg", ".jpeg", ".gif", ".webp", ".bmp")
+# Pictures too, but not read: they are named, not passed over.
+OTHER_ENDS = (
+    *(".tif", ".tiff", ".tga", ".psd", ".xcf", ".svg", ".ase", ".aseprite", ".kra", ".ico", ".dds", ".avif", ".heic"),
+    *(".ppm", ".pgm", ".pcx", ".jp2", ".jxl", ".exr", ".qoi"),
+)
+# What Pillow raises on a damaged file.
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.error, Image.DecompressionBombError)
+# Lines between tiles that are looked for when nothing is said, in pixels.
+_SPACINGS = (1, 2, 3, 4)
+
+
+@dataclass
+class Cut:
+    """How pictures are cut into tiles.
+
+    Args:
+        spacing: empty lines between the tiles of a sheet, in pixels; recognised if neither it nor margin is given.
+        margin: empty lines around a sheet.
+        resize: take each picture as one tile, whatever its size: enlarged by whole numbers, or shrunk by its areas.
+        strict: refuse all when one file cannot be read; else it is left out and named.
+    """
+
+    spacing: int | None = None
+    margin: int | None = None
+    resize: bool = False
+    strict: bool = False
+
+
+@dataclass
+class Tiles:
+    """Distinct tiles, their classes, and sentences on what was read and what was left out."""
+
+    images: np.ndarray
+    classes: np.ndarray
+    class_names: tuple[str, ...]
+    said: list[str] = field(default_factory=list)
+
+
+def picture_files(folder: Path) -> tuple[list[Path], dict[str, list[Path]]]:
+    """The picture files below a folder, sorted; and those left out, by the reason. Links are not followed."""
+    found, left_out = [], {}
+    for place, folders, names in os.walk(folder, followlinks=False):
+        here = Path(place)
+        for name in sorted(folders):
+            if (here / name).is_symlink():
+                left_out.setdefault("links", []).append(here / name)
+        for name in names:
+            path = here / name
+            hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(folder).parts)
+            if path.suffix.lower() in OTHER_ENDS and not hidden:
+                left_out.setdefault("files of a kind that is not read", []).append(path)
+            elif path.suffix.lower() in ENDS:
+                reason = "hidden files" if hidden else "links" if path.is_symlink() else None
+                (left_out.setdefault(reason, []) if reason else found).append(path)
+    return sorted(found), {reason: sorted(paths) for reason, paths in left_out.items()}
+
+
+def read_rgba(path: Path) -> np.ndarray:
+    """Read a picture, the first of an animation, as uint8 (H, W, 4).
+
+    Raises:
+        ValueError: when the file is damaged or of another kind.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as opened:
+            picture = ImageOps.exif_transpose(opened)
+            if picture.mode.startswith("I"):  # grey of 16 bits, which Pillow would cut off at 255
+                grey = np.asarray(picture).astype(np.int64)
+                picture = Image.fromarray((grey >> 8 if grey.max(initial=0) > 255 else grey).astype(np.uint8))
+            return np.array(picture.convert("RGBA"))
+    except _UNREADABLE as error:
+        kinds = ", ".join(FORMATS)
+        raise ValueError(f"{path} is damaged or none of {kinds}: replace or remove it.") from error
+
+
+def on_background(rgba: np.ndarray, background: int = 255) -> np.ndarray:
+    """RGBA pixels, uint8 (..., 4), on a grey of 0 to 255: uint8 (..., 3)."""
+    rgba = rgba.astype(np.uint32)
+    alpha = rgba[..., 3:]
+    return ((rgba[..., :3] * alpha + background * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def cut(rgba: np.ndarray, path: Path, how: Cut) -> tuple[np.ndarray, str]:
+    """Cut a picture into tiles, uint8 (N, 16, 16, 4), empty ones too; and how it was read.
+
+    Raises:
+        ValueError: when the picture does not come out even.
+    """
+    height, width, _ = rgba.shape
+    if (width, height) == (SIDE, SIDE):
+        return rgba[None], "single pictures"
+    if how.resize:
+        return _resized(rgba)[None], f"pictures made {SIDE}x{SIDE}"
+    for spacing, margin in _readings(rgba, how):
+        places = [_places(length, spacing, margin) for length in (height, width)]
+        if all(places):
+            tiles = np.stack([rgba[y : y + SIDE, x : x + SIDE] for y in places[0] for x in places[1]])
+            lines = f" with {spacing} pixels between" if spacing else ""
+            return tiles, f"sheets of {SIDE}x{SIDE} tiles{lines}{f' and {margin} around' if margin else ''}"
+    raise ValueError(
+        f"{path} has {width}x{height} pixels, no whole number of {SIDE}x{SIDE} tiles, close together or with empty "
+        "lines between: for a sheet give --spacing and --margin, for single pictures --resize."
+    )
+
+
+def _places(length: int, spacing: int, margin: int) -> range | None:
+    """Where tiles begin along one side; the last may have its spacing behind it."""
+    step = SIDE + spacing
+    rest = length - 2 * margin
+    if rest > 0 and (rest + spacing) % step == 0:
+        return range(margin, margin + rest, step)
+    return range(margin, margin + rest, step) if rest > 0 and rest % step == 0 else None
+
+
+def _readings(rgba: np.ndarray, how: Cut) -> list[tuple[int, int]]:
+    """The spacings and margins to try, the likeliest first."""
+    if how.spacing is not None or how.margin is not None:
+        return [(how.spacing or 0, how.margin or 0)]
+    found = [(s, m) for s in _SPACINGS for m in dict.fromkeys((0, s)) if _lines_are_empty(rgba, s, m)]
+    return [*found, (0, 0)]
+
+
+def _lines_are_empty(rgba: np.ndarray, spacing: int, margin: int) -> bool:
+    """Whether all lines between the tiles of this reading are of one colour, while there is something in the tiles."""
+    lines = 0
+    for axis, length in enumerate(rgba.shape[:2]):
+        places = _places(length, spacing, margin)
+        if places is None:
+            return False
+        inside = np.zeros(length, bool)
+        for place in places:
+            inside[place : place + SIDE] = True
+        between = np.compress(~inside, rgba, axis=axis).reshape(-1, 4)
+        lines += len(between)
+        if len(between) and not ((between[:, 3] == 0).all() or (between == between[0]).all()):
+            return False
+    return lines > 0 and len(np.unique(rgba.reshape(-1, 4), axis=0)) > 1
+
+
+def _resized(rgba: np.ndarray) -> np.ndarray:
+    """A picture as one tile: enlarged by a whole number where it fits in, else shrunk; centred on transparency."""
+    height, width, _ = rgba.shape
+    picture = Image.fromarray(rgba)
+    if max(height, width) <= SIDE:
+        times = SIDE // max(height, width)
+        picture = picture.resize((width * times, height * times), Image.Resampling.NEAREST)
+    else:
+        ratio = SIDE / max(height, width)
+        size = (max(1, round(width * ratio)), max(1, round(height * ratio)))
+        picture = picture.resize(size, Image.Resampling.BOX)
+    tile = Image.new("RGBA", (SIDE, SIDE))
+    tile.paste(picture, ((SIDE - picture.width) // 2, (SIDE - picture.height) // 2))
+    return np.asarray(tile)
+
+
+def read_folder(folder: Path, how: Cut) -> Tiles:
+    """Read every picture below a folder: distinct tiles that are not empty, labelled by sub-folder.
+
+    Raises:
+        ValueError: when there are not two of them, or, with `strict`, a file cannot be read.
+    """
+    files, left_out = picture_files(folder)
+    groups = _groups(folder, files)
+    tiles, classes, readings, unread = [], [], {}, {}
+    empty: list[Path] = []
+    for c, paths in enumerate(groups.values()):
+        for path in paths:
+            try:
+                found, reading = cut(read_rgba(path), path, how)
+            except ValueError as error:
+                if how.strict:
+                    raise
+                unread[path] = str(error)
+                continue
+            readings[reading] = readings.get(reading, 0) + 1
+            full = _not_empty(found)
+            empty += [path] * int((~full).sum())
+            tiles.append(found[full])
+            classes.append(np.full(int(full.sum()), c))
+    if not tiles and unread:
+        raise ValueError(next(iter(unread.values())))
+    said = [", ".join(f"{count} {reading}" for reading, count in readings.items())]
+    rgba = np.concatenate([np.empty((0, SIDE, SIDE, 4), np.uint8), *tiles])
+    images, background = _visible(rgba)
+    if background != 255:
+        said.append("light drawings on transparency, put on black")
+    return _distinct(folder, images, np.concatenate([np.empty(0, int), *classes]), tuple(groups), said, [
+        *left_out.items(),
+        ("files that cannot be read", list(unread)),
+        ("empty tiles", empty),
+    ])  # fmt: skip
+
+
+def _not_empty(tiles: np.ndarray) -> np.ndarray:
+    """Which tiles hold something: by transparency where a tile has any, else by not being white all over."""
+    clear = (tiles[..., 3] == 0).all(axis=(1, 2))
+    white = (tiles == 255).all(axis=(1, 2, 3))
+    return ~(clear | white)
+
+
+def _visible(rgba: np.ndarray) -> tuple[np.ndarray, int]:
+    """Tiles on white; on black where most of them are all but invisible on white."""
+    images = on_background(rgba)
+    if len(rgba) and (rgba[..., 3] == 0).any():
+        drawn = (rgba[..., 3] > 127)[..., None]
+        darkness = ((255 - images.astype(int)) * drawn).sum(axis=(1, 2, 3)) / (3 * drawn.sum(axis=(1, 2, 3)).clip(1))
+        if (darkness < 20).mean() > 0.5:
+            return on_background(rgba, 0), 0
+    return images, 255
+
+
+def _groups(folder: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
+    """Files by class: the name of the sub-folder. A folder that holds but one other, as archives do, is passed by."""
+    if not files:
+        raise ValueError(
+            f"Found no picture in {folder}, expected {', '.join(FORMATS)} files: single ones or sheets of "
+            f"{SIDE}x{SIDE} tiles."
+        )
+    top = folder
+    while len(inner := {path.relative_to(top).parts[0] for path in files}) == 1 and (top / next(iter(inner))).is_dir():
+        if all(path.parent == top / next(iter(inner)) for path in files):
+            break
+        top = top / next(iter(inner))
+    beside, inside = [], {}
+    for path in files:
+        within = beside if path.parent == top else inside.setdefault(path.relative_to(top).parts[0], [])
+        within.append(path)
+    if beside and inside:
+        raise ValueError(
+            f"{top} holds pictures both beside and inside its sub-folders, expected one or the other: "
+            "move those beside into a sub-folder, whose name is their class."
+        )
+    return inside or {"sprite": beside}
+
+
+def _distinct(
+    folder: Path, images: np.ndarray, classes: np.ndarray, names: tuple[str, ...], said: list[str],
+    left_out: list[tuple[str, list[Path]]],
+) -> Tiles:  # fmt: skip
+    """Each picture once, in the class that has it first; classes that end up empty are named and left out."""
+    count = len(images)
+    if count:
+        rows = images.reshape(count, -1)
+        first = np.sort(np.unique(rows, axis=0, return_index=True)[1])
+        images, classes = images[first], classes[first]
+    lines = [f"{len(paths)} {reason} (first: {paths[0].name})" for reason, paths in left_out if paths]
+    if count > len(images):
+        lines.append(f"{count - len(images)} repeated tiles")
+    there = [c for c in range(len(names)) if (classes == c).any()]
+    gone = [names[c] for c in range(len(names)) if c not in there]
+    if gone and there:
+        lines.append(
+            f"{len(gone)} classes that ended up empty ({', '.join(gone[:5])}{', ...' if len(gone) > 5 else ''})"
+        )
+        classes = np.searchsorted(there, classes)
+        names = tuple(names[c] for c in there)
+    if lines:
+        said.append(f"left out: {', '.join(lines)}")
+    if len(images) < 2:
+        raise ValueError(
+            f"Found {len(images)} distinct tiles that are not empty in {folder}, expected at least 2, "
+            f"one to train on and one to hold out: add pictures. {'; '.join(said)}"
+        )
+    return Tiles(images, classes, names, said)

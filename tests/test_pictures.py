@@ -1,0 +1,196 @@
+"""Other people's pictures: every usual kind of file and sheet is read rightly, and what is left out is said."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hw3utils.__main__ import main
+from hw3utils.sprites import draw_sprites, load_sprites, preview_figure
+from hw3utils.sprites.pictures import Cut, cut, picture_files, read_folder, read_rgba
+
+SPRITES = draw_sprites(40, seed=11)[0]
+
+
+def rgba(images):
+    return np.concatenate([images, np.full((*images.shape[:-1], 1), 255, np.uint8)], axis=-1)
+
+
+def sheet(tiles, columns, spacing=0, margin=0, line=(0, 0, 0, 0), behind=0):
+    """A sheet of RGBA tiles, drawn tile by tile."""
+    rows, step = -(-len(tiles) // columns), 16 + spacing
+    height, width = (2 * margin + n * step - spacing + behind for n in (rows, columns))
+    page = np.empty((height, width, 4), np.uint8)
+    page[:] = line
+    for k, tile in enumerate(tiles):
+        y, x = (margin + n * step for n in divmod(k, columns))
+        page[y : y + 16, x : x + 16] = tile
+    return page
+
+
+def keys(images):
+    return {image.tobytes() for image in images}
+
+
+# ------------------------------------------------------------------------------------------------------- files
+
+
+EXACT = {"PNG": {}, "GIF": {}, "BMP": {}, "WEBP": {"lossless": True}}
+
+
+@pytest.mark.parametrize("kind", EXACT)
+def test_kinds_that_lose_nothing_give_the_pixels_that_were_saved(kind, tmp_path):
+    path = tmp_path / f"a.{kind.lower()}"
+    picture = Image.fromarray(SPRITES[0]).quantize(64).convert("RGB")
+    picture.save(path, kind, **EXACT[kind])
+    np.testing.assert_array_equal(read_rgba(path)[..., :3], np.asarray(picture))
+
+
+def test_a_photograph_keeps_its_colours_and_the_way_up(tmp_path):
+    big = np.kron(SPRITES[0], np.ones((8, 8, 1), np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter, as a camera says it
+    Image.fromarray(np.rot90(big)).save(tmp_path / "a.jpg", quality=95, subsampling=0, exif=exif)
+    assert np.abs(read_rgba(tmp_path / "a.jpg")[..., :3].astype(int) - big).mean() < 6
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+def test_every_depth_of_png_is_read(mode, tmp_path):
+    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    if mode == "I;16":
+        picture = Image.fromarray(grey.astype(np.uint16) * 257)
+    else:
+        picture = Image.fromarray(np.stack([grey] * 3, axis=-1)).convert("L").convert(mode)
+    picture.save(tmp_path / "a.png")
+    want = np.where(grey > 127, 255, 0) if mode == "1" else grey
+    off = np.abs(read_rgba(tmp_path / "a.png")[..., 0].astype(int) - want)
+    # One bit is dithered: right on the average.
+    assert off.mean() < 60 if mode == "1" else off.max() == 0
+
+
+def test_of_an_animation_the_first_picture_counts(tmp_path):
+    frames = [Image.fromarray(image) for image in SPRITES[:3]]
+    frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:], duration=100)
+    np.testing.assert_array_equal(read_rgba(tmp_path / "a.png")[..., :3], SPRITES[0])
+
+
+def test_what_lies_beside_is_counted_and_named(tmp_path):
+    for n in range(3):
+        Image.fromarray(SPRITES[n]).save(tmp_path / f"{n}.png")
+    Image.fromarray(SPRITES[0]).save(tmp_path / "again.png")
+    Image.fromarray(SPRITES[4]).save(tmp_path / "other.tiff")
+    Image.new("RGBA", (16, 16)).save(tmp_path / "nothing.png")
+    (tmp_path / "broken.gif").write_bytes(b"GIF89a")
+    (tmp_path / "readme.txt").write_text("no picture")
+    (tmp_path / "linked.png").symlink_to(tmp_path / "0.png")
+    (tmp_path / "loop").symlink_to(tmp_path, target_is_directory=True)
+    tiles = read_folder(tmp_path, Cut())
+    assert keys(tiles.images) == keys(SPRITES[:3])
+    [said] = [line for line in tiles.said if line.startswith("left out")]
+    for part in (
+        "2 links (first: linked.png)", "1 files of a kind that is not read (first: other.tiff)",
+        "1 files that cannot be read (first: broken.gif)", "1 empty tiles (first: nothing.png)", "1 repeated tiles",
+    ):  # fmt: skip
+        assert part in said
+    with pytest.raises(ValueError, match=r"broken.gif is damaged"):
+        read_folder(tmp_path, Cut(strict=True))
+
+
+# ------------------------------------------------------------------------------------------------------- sheets
+
+
+@pytest.mark.parametrize("line", [(0, 0, 0, 0), (255, 0, 255, 255)])
+@pytest.mark.parametrize(
+    ("columns", "spacing", "margin", "behind"), [(5, 0, 0, 0), (5, 1, 0, 0), (8, 2, 2, 0), (16, 1, 0, 1), (5, 1, 1, 0)]
+)
+def test_a_sheet_is_recognised_by_its_lines(columns, spacing, margin, behind, line, tmp_path):
+    tiles = rgba(SPRITES) if columns != 16 else rgba(draw_sprites(256, seed=3)[0])
+    page = sheet(tiles, columns, spacing, margin, line, behind)
+    if columns == 16:
+        assert page.shape[:2] == (272, 272)  # 17 x 17 tiles close together, or 16 x 16 with a line behind each
+    found, reading = cut(page, tmp_path / "a.png", Cut())
+    np.testing.assert_array_equal(found, tiles)
+    assert (f"{spacing} pixels between" in reading) == (spacing > 0)
+    found, _ = cut(page, tmp_path / "a.png", Cut(spacing=spacing, margin=margin))
+    np.testing.assert_array_equal(found, tiles)
+
+
+def test_a_sheet_of_17_x_17_tiles_close_together_stays_one(tmp_path):
+    tiles = rgba(draw_sprites(289, seed=5)[0])
+    found, reading = cut(sheet(tiles, 17), tmp_path / "a.png", Cut())
+    np.testing.assert_array_equal(found, tiles)
+    assert "between" not in reading
+
+
+@pytest.mark.parametrize("how", [Cut(), Cut(spacing=1), Cut(margin=3)])
+def test_what_does_not_come_out_even_is_refused_with_advice_that_helps(how, tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 61, 3), dtype=np.uint8)).save(path)
+    with pytest.raises(ValueError, match=r"61x50 pixels.*--spacing and --margin.*--resize"):
+        cut(read_rgba(path), path, how)
+
+
+def test_single_pictures_of_any_size_become_tiles(tmp_path):
+    big = np.kron(rgba(SPRITES[0]), np.ones((5, 5, 1), np.uint8))
+    found, _ = cut(big, tmp_path / "a.png", Cut(resize=True))
+    np.testing.assert_array_equal(found[0], rgba(SPRITES[0]))
+    small = rgba(SPRITES[0][:8, :8])
+    found, _ = cut(small, tmp_path / "a.png", Cut(resize=True))
+    np.testing.assert_array_equal(found[0], np.kron(small, np.ones((2, 2, 1), np.uint8)))
+    found, _ = cut(rgba(SPRITES[0][:4, :16]), tmp_path / "a.png", Cut(resize=True))
+    assert (found[0][:6, :, 3] == 0).all()
+    np.testing.assert_array_equal(found[0][6:10], rgba(SPRITES[0][:4]))
+
+
+def test_white_on_transparency_is_neither_empty_nor_invisible(tmp_path):
+    for n in range(6):
+        tile = np.zeros((16, 16, 4), np.uint8)
+        tile[2 : 4 + n, 3:9] = 255
+        Image.fromarray(tile).save(tmp_path / f"{n}.png")
+    tiles = read_folder(tmp_path, Cut())
+    assert len(tiles.images) == 6
+    assert "light drawings on transparency, put on black" in tiles.said
+    assert sorted(int((image == 255).all(-1).sum()) for image in tiles.images) == [12, 18, 24, 30, 36, 42]
+
+
+# ------------------------------------------------------------------------------------------------------- classes
+
+
+def test_classes_have_the_names_of_folders_whatever_they_are(tmp_path):
+    names = ["قهرمان", "$money$", "a b", "日本", "_under"]
+    for n, name in enumerate(names):
+        folder = tmp_path / "pack-1.0" / name / "deeper"
+        folder.mkdir(parents=True)
+        Image.fromarray(SPRITES[2 * n]).save(folder / "0.png")
+        Image.fromarray(SPRITES[2 * n + 1]).save(folder / "1.png")
+    (tmp_path / "pack-1.0" / "void").mkdir()
+    Image.new("RGBA", (16, 16)).save(tmp_path / "pack-1.0" / "void" / "0.png")
+    data = load_sprites(tmp_path, n_test=1)
+    assert sorted(data.class_names) == sorted(names)
+    assert "1 classes that ended up empty (void)" in data.source
+    assert main(["data", "--source", str(tmp_path), "--preview", "--out", str(tmp_path / "page.png")]) == 0
+    with Image.open(tmp_path / "page.png") as page:
+        assert page.width > 0
+
+
+def test_the_preview_of_a_thousand_classes_is_a_page():
+    labels = np.eye(1000, dtype=np.uint8).repeat(2, axis=0)
+    images = np.random.default_rng(0).integers(0, 255, (2000, 16, 16, 3), dtype=np.uint8)
+    figure = preview_figure(images, labels, [f"class {n}" for n in range(1000)])
+    [ax] = figure.axes
+    assert len(ax.get_yticklabels()) == 40
+    assert ax.get_xlabel() == "and 960 classes more"
+    assert figure.get_size_inches()[1] < 30
+
+
+def test_options_of_a_folder_are_refused_for_drawn_sprites(capsys):
+    assert main(["data", "--resize"]) == 2
+    assert "are for folders" in capsys.readouterr().err
+
+
+def test_loops_and_hidden_folders_end(tmp_path):
+    (tmp_path / ".git").mkdir()
+    Image.fromarray(SPRITES[0]).save(tmp_path / ".git" / "0.png")
+    (tmp_path / "round").symlink_to(tmp_path, target_is_directory=True)
+    found, left_out = picture_files(tmp_path)
+    assert found == []
+    assert {reason: len(paths) for reason, paths in left_out.items()} == {"links": 1, "hidden files": 1}
