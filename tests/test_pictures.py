@@ -5,6 +5,9 @@ import pytest
 from PIL import Image
 
 from hw3utils.__main__ import main
+from hw3utils.learning.networks import UNet
+from hw3utils.learning.weights import save_weights
+from hw3utils.schedules import linear_schedule
 from hw3utils.sprites import draw_sprites, load_sprites, preview_figure
 from hw3utils.sprites.pictures import Cut, cut, picture_files, read_folder, read_rgba
 
@@ -194,3 +197,14 @@ def test_loops_and_hidden_folders_end(tmp_path):
     found, left_out = picture_files(tmp_path)
     assert found == []
     assert {reason: len(paths) for reason, paths in left_out.items()} == {"links": 1, "hidden files": 1}
+
+
+@pytest.mark.parametrize(("channels", "code"), [(1, 0), (2, 2), (4, 2)])
+def test_weights_of_other_channels_are_sampled_or_refused_before_the_first_step(channels, code, tmp_path, capsys):
+    schedule = linear_schedule()
+    network = UNet(channels=channels, schedule=schedule.card())
+    save_weights(tmp_path / "weights.safetensors", network.state_dict(), network=network, schedule=schedule, card={})
+    words = ["sample", "--weights", str(tmp_path), "--sampler", "ddim", "--steps", "1", "--n", "2"]
+    assert main([*words, "--device", "cpu", "--out", str(tmp_path / "o.png")]) == code
+    assert (tmp_path / "o.png").exists() == (code == 0)
+    assert ("expected 3 of colour or 1 of grey" in capsys.readouterr().err) == (code == 2)

@@ -615,6 +615,9 @@ def test_tensor_to_images_clamps_and_refuses_nan():
     x = torch.zeros(1, 3, 16, 16)
     x[0, 0], x[0, 1] = 7.0, -torch.inf
     assert tensor_to_images(x)[0, 0, 0].tolist() == [255, 0, 128]
+    grey = tensor_to_images(torch.zeros(2, 1, 16, 16))
+    assert grey.shape == (2, 16, 16, 3)
+    assert (grey == 128).all()
     x[0, 2, 3, 3] = torch.nan
     with pytest.raises(ValueError, match="Got 1 NaN values"):
         tensor_to_images(x)

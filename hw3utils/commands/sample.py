@@ -34,6 +34,7 @@ def call(args: argparse.Namespace) -> int:
     from hw3utils.noise import sample_in_batches
     from hw3utils.plots import save_grid
     from hw3utils.sprites import tensor_to_images
+    from hw3utils.sprites.loading import picture_shape
 
     if args.guidance is not None and args.label is None:
         raise ValueError("--guidance strengthens a class; give the class with --label as well.")
@@ -61,7 +62,7 @@ def call(args: argparse.Namespace) -> int:
         next(bar, None)
         return eps_model(x, t, **labels)
 
-    shape = (network.config["channels"], 16, 16)
+    shape = picture_shape(network.config["channels"])
     options |= {"n": args.n, "batch_size": args.batch_size, "seed": args.seed, "device": device, "steps": steps}
     options["model_kwargs"] = None if label is None else {"label": torch.full((args.n,), label)}
     pictures = sample_in_batches(sampler, counted, schedule, shape, **options)

@@ -305,7 +305,7 @@ def tensor_to_images(x: torch.Tensor) -> np.ndarray:
     """Turn what networks make into pictures; values beyond [-1, 1] are clamped, the rest rounded to 256 levels.
 
     Args:
-        x: floating point (N, 3, H, W), on any device.
+        x: floating point (N, 3, H, W), or grey (N, 1, H, W), on any device.
 
     Returns:
         uint8 (N, H, W, 3).
@@ -313,14 +313,25 @@ def tensor_to_images(x: torch.Tensor) -> np.ndarray:
     Raises:
         ValueError: if dtype or shape is another, or a value is NaN.
     """
-    if not isinstance(x, torch.Tensor) or not x.is_floating_point() or x.ndim != 4 or x.shape[1] != 3:
+    if not isinstance(x, torch.Tensor) or not x.is_floating_point() or x.ndim != 4 or x.shape[1] not in (1, 3):
         got = f"{getattr(x, 'dtype', type(x).__name__)} {tuple(getattr(x, 'shape', ()))}"
         raise ValueError(f"Got pictures of {got}, expected floating point (N, 3, H, W): pass whole pictures.")
     x = x.detach().to("cpu", torch.float32)
     if x.isnan().any():
         raise ValueError(f"Got {int(x.isnan().sum())} NaN values, expected numbers: look for what diverged before.")
     levels = ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return np.ascontiguousarray(levels.permute(0, 2, 3, 1).numpy())
+    return np.ascontiguousarray(levels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy())
+
+
+def picture_shape(channels: int) -> tuple[int, int, int]:
+    """The shape of a picture that a network with so many channels makes, before it makes any.
+
+    Raises:
+        ValueError: when that is no picture: neither colour nor grey.
+    """
+    if channels not in (1, 3):
+        raise ValueError(f"these weights make {channels} channels, expected 3 of colour or 1 of grey.")
+    return channels, SIDE, SIDE
 
 
 # Classes that a preview has room for.

@@ -16,6 +16,7 @@ from hw3utils.learning.weights import load_weights, pretrained_names, pretrained
 from hw3utils.noise import sample_batches
 from hw3utils.samplers import sample_ddim
 from hw3utils.sprites import load_sprites, tensor_to_images
+from hw3utils.sprites.loading import picture_shape
 from hw3utils.sprites.pictures import on_background, picture_files, read_rgba
 
 EMBEDDED = ("embedded:train", "embedded:test")
@@ -130,8 +131,9 @@ def _samples(
     if not isinstance(network, UNet) or schedule is None:
         raise ValueError(f"{name} holds a {type(network).__name__}, expected the weights of a noise predictor (UNet).")
 
+    shape = picture_shape(network.config["channels"])
+
     def make() -> Iterator[np.ndarray]:
-        shape = (network.config["channels"], 16, 16)
         batches: Iterator[Tensor] = sample_batches(
             sample_ddim,
             network,

@@ -1,0 +1,66 @@
+"""What a submission cannot do in a sandbox: read a neighbour's files, write outside its folder, reach an address."""
+
+import shutil
+
+import pytest
+from test_marks import hand_in, homework  # noqa: F401
+
+from hw3utils.__main__ import main
+from hw3utils.course import grade
+
+pytest.importorskip("nbgrader", reason="nbgrader is not installed")
+
+PROBE = """
+import socket
+from pathlib import Path
+
+found = []
+for place in {places!r}:
+    try:
+        found.append(Path(place).read_text())
+    except OSError:
+        pass
+    try:
+        Path(place).write_text("changed")
+        found.append("written")
+    except OSError:
+        pass
+try:
+    socket.create_connection(("127.0.0.1", {port}), timeout=2)
+    found.append("reached")
+except OSError:
+    pass
+
+
+def double(x):
+    return 2 * x if found else 3 * x
+"""
+
+
+def test_without_bubblewrap_a_sandbox_is_refused_in_a_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", "")
+    (tmp_path / "ann").mkdir()
+    assert main(["grade", str(tmp_path / "ann"), "--sandbox", "--out", str(tmp_path / "out")]) == 2
+    assert "--sandbox needs bubblewrap" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
+def test_a_submission_sees_and_reaches_nothing_but_its_own(homework, tmp_path, hub):  # noqa: F811
+    neighbour = hand_in(tmp_path / "in" / "bob", homework, "def double(x): return 2 * x", "Mine.", "1")
+    secret = neighbour / "student_number.txt"
+    source = PROBE.format(places=[str(secret), str(tmp_path / "new.txt")], port=hub)
+    folder = hand_in(tmp_path / "in" / "eve", homework, source, "x", "2")
+    results = grade.grade([folder, neighbour], tmp_path / "out", timeout=60, seed=3, sandbox=True)
+    # The probe doubles only where it got through.
+    assert [result.cells[0].points for result in results] == [0, 2]
+    assert secret.read_text() == "1"
+    assert not (tmp_path / "new.txt").exists()
+
+
+@pytest.fixture
+def hub():
+    """A port of this machine that somebody listens on."""
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
