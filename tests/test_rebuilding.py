@@ -159,8 +159,9 @@ def test_repeats_keep_no_mark_and_are_named(edition, done):
     assert any(cell.source.endswith("'first try'") for cell in rebuilt.notebook.cells)
 
 
-def test_kinds_that_were_changed_are_set_again(edition, done):
-    done.cells[1] = new_markdown_cell(SOLVED, metadata=done.cells[1].metadata)
+@pytest.mark.parametrize("form", ["{}", "Mine:\n```python\n{}\n```\nThat is it."])
+def test_kinds_that_were_changed_are_set_again(form, edition, done):
+    done.cells[1] = new_markdown_cell(form.format(SOLVED), metadata=done.cells[1].metadata)
     done.cells[4] = new_code_cell(ANSWERED, metadata=done.cells[4].metadata)
     rebuilt = rebuild(edition, done)
     whole(rebuilt, edition)

@@ -4,6 +4,7 @@ import ast
 import codecs
 import copy
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +14,10 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output, new_raw_cell
 
-from hw3utils.course.nbgrading import ANSWER, STUB, grade_id, marked_cells
+from hw3utils.course.nbgrading import ANSWER, grade_id, marked_cells
 
-_STUB = STUB.splitlines()[-1]
+# Code that stands in Markdown, between two fences.
+_FENCED = re.compile(r"^```[^\n]*\n(.*?)^```", re.M | re.S)
 
 
 @dataclass
@@ -251,6 +253,8 @@ def _marked(original: NotebookNode, name: str, cell: NotebookNode, result: Rebui
             result.notes.append(f"the cell {name} was no {original.cell_type} cell, and was read as one.")
         whole.source = cell.source
         if original.cell_type == "code":
+            if cell.cell_type == "markdown" and (fenced := _FENCED.findall(cell.source)):
+                whole.source = "\n".join(fenced)
             whole.outputs = cell.get("outputs", [])
         elif "attachments" in cell:
             whole.attachments = cell.attachments
