@@ -13,7 +13,7 @@ MIMETYPE = "application/vnd.hw3utils.items+json"
 
 
 def _show(value: float, floor: float, holds: Callable[[float], bool]) -> str:
-    """A number to two digits, or to as many as it takes to keep the limits as written; below `floor` only that it is."""
+    """A number to two digits, or as many as it takes to keep its limits as written; below `floor`, only that it is."""
     if abs(value) < floor:
         return f"below {floor:.0e}"
     whole = len(str(int(abs(value)))) if abs(value) < 1e6 else 1
