@@ -4,10 +4,10 @@ import sys
 from collections.abc import Sequence
 
 from hw3utils import __version__
-from hw3utils.commands import Parser, bench, data, fid, grade, release, run, sample, train
+from hw3utils.commands import Parser, bench, check, data, fid, grade, release, run, sample, submit, train
 from hw3utils.progress import close_bars
 
-COMMANDS = (run, train, sample, fid, data, bench, release, grade)
+COMMANDS = (run, check, submit, train, sample, fid, data, bench, release, grade)
 
 
 def command_parser() -> Parser:

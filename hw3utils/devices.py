@@ -1,4 +1,4 @@
-"""Where to compute: one name for CUDA, MPS and the CPU."""
+"""Where a network computes, and how: CPU, CUDA or MPS, in fp32 or bf16, compiled or not."""
 
 import copy
 from typing import Any

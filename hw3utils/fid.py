@@ -1,4 +1,4 @@
-"""Distances between sets of pictures: FID, KID, their error bars, and the features that they are measured in.
+"""Distances between sets of pictures: FID and KID with their error bars, and to the nearest picture.
 
 A distance is only as good as its features, so a number is never given without their name. Two kinds are here: the
 standard Inception network (`inception`), whose weights must be had first, and a small classifier of the embedded

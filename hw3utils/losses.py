@@ -1,4 +1,4 @@
-"""Training losses, one value per sample: reduce them outside, with the weights you want."""
+"""The losses, one value a sample: noise prediction, and score matching in its exact, sliced and denoising forms."""
 
 from collections.abc import Callable
 

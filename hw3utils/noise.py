@@ -1,4 +1,4 @@
-"""Noise, drawn and predicted: every sample's own, whatever the batch; between two noises; and as a model guesses it."""
+"""Noise: drawn for each sample alone, for samples made in batches, between two noises, and as a model predicts it."""
 
 import functools
 import hashlib
@@ -151,8 +151,7 @@ def sample_batches(
 ) -> Iterator[Tensor]:
     """Make n samples in batches, each from noise of its own, so that the batch size changes nothing but memory.
 
-    Sample i draws x_T and all further noise from a generator seeded by (seed, i); see `sample_generators`. What the
-    batch size still changes is the rounding of the model itself, which may add in another order.
+    Sample i draws x_T and all further noise from a generator of its own, see `sample_generators`.
 
     Args:
         sampler: `sample_ddpm`, `sample_ddim`, `sample_dpm_solver`, or any function of the same form.
@@ -162,12 +161,12 @@ def sample_batches(
         batch_size: largest number of samples in one call.
         seed: an integer of at least 0.
         device: where the samples are made; noise is drawn on the CPU, the same for every device.
-        x_T: where the chains start, float32 (n, *shape), in place of fresh noise; see `early_stop`.
+        x_T: where the chains start, (n, *shape), in place of fresh noise in float32; see `early_stop`.
         model_kwargs: further arguments of the model by name (labels, for example), each a tensor with n rows.
         options: what else the sampler takes (`steps`, `eta`, `variance`, ...).
 
     Yields:
-        Samples, float32 (B, *shape) on `device`. `sample_in_batches` returns all of them in one tensor.
+        Samples, (B, *shape) on `device`. `sample_in_batches` returns all of them in one tensor.
 
     Raises:
         ValueError: arguments out of range, and what the sampler raises.
@@ -184,13 +183,14 @@ def sample_batches(
     batch_size, seed = check_count(batch_size, "batch_size"), check_count(seed, "seed", low=0)
     shape = tuple(check_count(size, "a size in shape") for size in shape)
     device, model_kwargs = resolve_device(device), model_kwargs or {}
+    like = torch.empty(0, dtype=torch.float32) if x_T is None else x_T
     _check_rows(len(indices), shape, x_T, model_kwargs)
 
     def make(rows: slice) -> Tensor:
         generators = sample_generators(seed, indices[rows])
         # Drawn even when x_T is given: the noise of the chain is then never the noise that made x_T.
-        start = gaussian_noise(torch.empty((len(generators), *shape), device=device), generators)
-        start = start if x_T is None else x_T[rows].to(start)
+        start = gaussian_noise(like.new_empty(len(generators), *shape, device=device), generators)
+        start = start if x_T is None else x_T[rows].to(device)
         own = {name: value[rows].to(device) for name, value in model_kwargs.items()}
         return sampler(functools.partial(eps_model, **own), start, schedule, generator=generators, **options)
 

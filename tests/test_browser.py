@@ -1,6 +1,6 @@
-"""The notebooks as a person meets them: JupyterLab in a real browser, Run All from a fresh kernel.
+"""The notebooks as a person meets them, in JupyterLab in a real browser: the solved ones and the student's edition.
 
-Runs where Playwright and a Chromium are installed; the minutes of the notebooks themselves come on top.
+Runs where Playwright and a Chromium are installed. Two notebooks run whole here; all of them do under nbval.
 """
 
 import contextlib
@@ -11,8 +11,12 @@ import shutil
 import subprocess
 import sys
 
+import nbformat
 import pytest
 
+from hw3utils.course import grade
+from hw3utils.course.pages import Page
+from hw3utils.course.release import release
 from hw3utils.course.runner import NOTEBOOKS, find_notebooks
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -21,8 +25,9 @@ BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil
 CURRENT = "window.jupyterapp.shell.currentWidget"
 CODE = f"{CURRENT}.content.widgets.filter(cell => cell.model.type === 'code')"
 COMMANDS = "window.jupyterapp.commands"
-# Notebooks with cells that train for seconds under a bar of our own.
-WITH_BARS = {"02_ddpm_training", "05_score_matching", "06_langevin_dynamics"}
+# Those that run whole in the browser: one with sliders, one that trains for seconds under a bar of our own.
+WHOLE = {"01_forward_process", "05_score_matching"}
+WITH_BARS = {"05_score_matching"}
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium")
 
 
@@ -31,6 +36,7 @@ def lab(tmp_path_factory):
     """A JupyterLab server on a copy of the notebooks; its address."""
     folder = tmp_path_factory.mktemp("lab")
     shutil.copytree(NOTEBOOKS, folder / "notebooks")
+    release(folder / "edition")
     log = (folder / "log").open("w")
     environment = {name: value for name, value in os.environ.items() if name not in ("HW3_QUIET", "HW3_FIGURES")}
     environment |= {"JUPYTER_CONFIG_DIR": str(folder / "config"), "JUPYTER_DATA_DIR": str(folder / "data")}
@@ -56,7 +62,7 @@ def lab(tmp_path_factory):
                 break
             server_wait(server)
         assert found, (folder / "log").read_text()[-2000:]
-        yield f"http://127.0.0.1:{found[1]}", folder / "notebooks"
+        yield f"http://127.0.0.1:{found[1]}", folder
     finally:
         server.terminate()
         server.wait(20)
@@ -76,38 +82,110 @@ def browser():
         chromium.close()
 
 
-@pytest.mark.parametrize("path", find_notebooks(), ids=lambda path: path.stem)
-def test_run_all_in_jupyterlab(path, lab, browser, tmp_path):
-    address, folder = lab
+@contextlib.contextmanager
+def opened(browser, address, place, bars=None):
+    """A notebook in a page of its own, ready to run; no error of the page itself is let pass."""
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
-    broken, bars = [], {}
+    broken = []
     page.on("pageerror", lambda error: broken.append(str(error)))
-    page.on("websocket", lambda socket: socket.on("framereceived", lambda frame: watch_bars(frame, bars)))
+    if bars is not None:
+        page.on("websocket", lambda socket: socket.on("framereceived", lambda frame: watch_bars(frame, bars)))
     # A workspace of its own, or JupyterLab opens the notebooks of the tests before as well.
-    page.goto(f"{address}/lab/workspaces/{path.stem}/tree/notebooks/{path.name}?reset")
+    page.goto(f"{address}/lab/workspaces/{re.sub('[^a-z0-9]', '-', place)}/tree/{place}?reset")
     page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
     page.wait_for_function(f"{CURRENT}.sessionContext.kernelDisplayStatus === 'idle'", timeout=60_000)
+    yield page
+    assert broken == []
+    page.evaluate(f"() => {CURRENT}.sessionContext.shutdown()")
+    page.close()
+
+
+def run_all(page):
+    """Run All, until every cell has run or one has failed."""
     # Not awaited here: the promise would hold up the browser's answer for minutes.
-    page.evaluate(f"() => {{ {COMMANDS}.execute('notebook:clear-all-cell-outputs') }}")
-    page.wait_for_function(f"!{CODE}.some(cell => cell.model.executionCount)", timeout=60_000)
     page.evaluate(f"() => {{ {COMMANDS}.execute('notebook:run-all-cells') }}")
     ran = f"{CODE}.every(cell => cell.model.executionCount)"
     failed = f"{CODE}.some(cell => cell.model.outputs.toJSON().some(output => output.ename))"
     idle = f"{CURRENT}.sessionContext.kernelDisplayStatus === 'idle'"
     page.wait_for_function(f"{idle} && ({ran} || {failed})", timeout=900_000, polling=1000)
-    page.evaluate(f"() => {CURRENT}.context.save()")
-    cells = json.loads((folder / path.name).read_text())["cells"]
-    code = [cell for cell in cells if cell["cell_type"] == "code"]
-    assert all(cell["execution_count"] for cell in code)
-    outputs = [output for cell in code for output in cell["outputs"]]
-    assert [output for output in outputs if output["output_type"] == "error"] == []
-    assert [output["text"] for output in outputs if output.get("name") == "stderr"] == []
-    if path.stem in WITH_BARS:
-        assert max(map(len, bars.values())) > 2
-    check_the_page(page, tmp_path / f"{path.stem}.png")
-    assert broken == []
-    page.evaluate(f"() => {CURRENT}.sessionContext.shutdown()")
-    page.close()
+
+
+@pytest.mark.parametrize("path", [path for path in find_notebooks() if path.stem in WHOLE], ids=lambda path: path.stem)
+def test_run_all_in_jupyterlab(path, lab, browser, tmp_path):
+    address, folder = lab
+    bars = {}
+    with opened(browser, address, f"notebooks/{path.name}", bars) as page:
+        page.evaluate(f"() => {{ {COMMANDS}.execute('notebook:clear-all-cell-outputs') }}")
+        page.wait_for_function(f"!{CODE}.some(cell => cell.model.executionCount)", timeout=60_000)
+        run_all(page)
+        page.evaluate(f"() => {CURRENT}.context.save()")
+        cells = json.loads((folder / "notebooks" / path.name).read_text())["cells"]
+        code = [cell for cell in cells if cell["cell_type"] == "code"]
+        assert all(cell["execution_count"] for cell in code)
+        outputs = [output for cell in code for output in cell["outputs"]]
+        assert [output for output in outputs if output["output_type"] == "error"] == []
+        assert [output["text"] for output in outputs if output.get("name") == "stderr"] == []
+        if path.stem in WITH_BARS:
+            assert max(map(len, bars.values())) > 2
+        check_the_page(page, tmp_path / f"{path.stem}.png")
+
+
+@pytest.mark.parametrize("name", [path.name for path in find_notebooks() if path.stem not in WHOLE])
+def test_the_stored_page_of_the_others(name, lab, browser, tmp_path):
+    with opened(browser, lab[0], f"notebooks/{name}") as page:
+        check_the_page(page, tmp_path / f"{name}.png")
+
+
+@pytest.mark.parametrize("name", [path.name for path in find_notebooks()])
+def test_the_student_edition_opens_with_its_help_folded(name, lab, browser):
+    with opened(browser, lab[0], f"edition/{name}") as page:
+        folds = page.evaluate(FOLDS)
+        assert folds["closed"] > 10
+        assert folds["open"] == 0
+        assert folds["answers"] == 0
+
+
+SOLUTION = """def make_schedule(T, beta_1, beta_T):
+    beta = torch.linspace(beta_1, beta_T, T, dtype=torch.float64)
+    beta = torch.cat([torch.zeros(1, dtype=torch.float64), beta])
+    return beta, 1 - beta, torch.cumprod(1 - beta, dim=0)"""
+FIRST_ERROR = f"{CODE}.findIndex(cell => cell.model.outputs.toJSON().some(output => output.ename))"
+
+
+def test_a_student_solves_the_first_exercise(lab, browser):
+    with opened(browser, lab[0], "edition/01_forward_process.ipynb") as page:
+        run_all(page)
+        place = page.evaluate(FIRST_ERROR)
+        error = page.evaluate(f"{CODE}[{place}].model.outputs.toJSON()[0]")
+        assert (error["ename"], error["evalue"]) == ("NotImplementedError", "write this part first")
+        stub = f"{CODE}[{place - 1}]"
+        assert "raise NotImplementedError" in page.evaluate(f"{stub}.model.sharedModel.getSource()")
+        page.evaluate(f"() => {{ {CURRENT}.content.activeCellIndex = {CURRENT}.content.widgets.indexOf({stub}) }}")
+        page.evaluate(f"() => {{ {CURRENT}.content.mode = 'edit'; {stub}.editor.focus() }}")
+        page.keyboard.press("Control+A")
+        page.keyboard.insert_text(SOLUTION)
+        page.keyboard.press("Shift+Enter")
+        page.keyboard.press("Shift+Enter")
+        shown = f"{CODE}[{place}].model.outputs.toJSON().map(output => output.text || '').join('')"
+        page.wait_for_function(f"({shown}).startsWith('PASS  Q1.P1')", timeout=60_000)
+
+
+FOLDS = """async () => {
+    const notebook = document.querySelector('.jp-WindowedPanel-outer') || document.querySelector('.jp-Notebook');
+    const seen = new Map();
+    for (let y = 0; y < notebook.scrollHeight + 800; y += 800) {
+        notebook.scrollTop = y;
+        await new Promise(done => setTimeout(done, 100));
+        for (const fold of document.querySelectorAll('.jp-Notebook details'))
+            seen.set(fold.closest('.jp-Cell').dataset.windowedListIndex + fold.textContent.slice(0, 80), fold.open);
+    }
+    const folds = [...seen];
+    return {
+        closed: folds.filter(([, open]) => !open).length,
+        open: folds.filter(([, open]) => open).length,
+        answers: folds.filter(([text]) => text.includes(': the answer')).length,
+    };
+}"""
 
 
 def watch_bars(frame, bars):
@@ -149,3 +227,62 @@ def check_the_page(page, picture):
     assert seen["bars"] == 0
     assert len(seen["over"]) > 0
     assert max(seen["over"]) < 1
+
+
+# ------------------------------------------------------------------------------------------------- pages of HTML
+
+
+def open_alone(browser, page, picture):
+    """Open a file with the network cut; what it asked for besides itself, what it shows, and its formulas' sizes."""
+    context = browser.new_context(offline=True, viewport={"width": 1100, "height": 1000})
+    tab = context.new_page()
+    asked = []
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.goto(page.as_uri())
+    tab.screenshot(path=picture)
+    text = tab.evaluate(
+        "() => { document.querySelectorAll('pre, code').forEach(tag => tag.remove()); return document.body.innerText; }"
+    )
+    sizes = tab.evaluate("() => [...document.querySelectorAll('math')].map(tag => tag.getBoundingClientRect().width)")
+    context.close()
+    return [url for url in asked if url != page.as_uri() and not url.startswith("data:")], text, sizes
+
+
+@pytest.mark.parametrize("path", find_notebooks(), ids=lambda path: path.stem)
+def test_the_page_of_a_notebook_is_whole_without_a_network(path, browser, tmp_path):
+    notebook = nbformat.read(path, as_version=4)
+    html, _ = Page().from_notebook_node(notebook, {"metadata": {"name": path.stem}})
+    page = tmp_path / "page.html"
+    page.write_text(html, encoding="utf-8")
+    asked, text, sizes = open_alone(browser, page, tmp_path / "page.png")
+    assert asked == []
+    assert re.findall(r"[\\$]", text) == []
+    assert len(sizes) > 10
+    assert min(sizes) > 1
+
+
+def test_a_feedback_page_is_whole_without_a_network(browser, tmp_path, monkeypatch):
+    pytest.importorskip("nbgrader", reason="nbgrader is not installed")
+    new = nbformat.v4
+    mark = {"schema_version": 3, "grade": True, "locked": False, "solution": True, "task": False, "points": 5}
+    mark |= {"grade_id": "Q1-T1-answer", "cell_type": "markdown"}
+    cells = [
+        new.new_markdown_cell(r"By $\mathbb E_q[x]$ and $$\frac{1}{2} \tag{1}$$"),
+        new.new_code_cell("from IPython.display import HTML\nHTML('<img src=\"https://example.org/x.png\">')"),
+        new.new_code_cell("from IPython.display import Latex\nLatex(r'$\\bar\\alpha$')"),
+        new.new_markdown_cell("Because.", metadata={"nbgrader": mark}),
+    ]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    source = tmp_path / "source" / "01_small.ipynb"
+    source.parent.mkdir()
+    nbformat.write(new.new_notebook(cells=cells, metadata=kernel), source)
+    monkeypatch.setattr(grade, "find_notebooks", lambda names=(): [source])
+    release(tmp_path / "alice", [str(source)])
+    grade.grade([tmp_path / "alice"], tmp_path / "grades")
+    page = tmp_path / "grades" / "alice" / "01_small.html"
+    asked, text, sizes = open_alone(browser, page, tmp_path / "page.png")
+    assert asked == []
+    assert re.findall(r"[\\$]", text) == []
+    assert len(sizes) == 3
+    assert min(sizes) > 1
+    assert "(1)" in text

@@ -242,6 +242,10 @@ def ddim(eps_model, x, s, times, eta, generator, *, wrong=None):
         sigma2 = eta**2 * (1 - bar_s) / (1 - bar) * (1 - bar / bar_s)
         if wrong == "beta":
             sigma2 = min(eta**2 * (1 - bar / bar_s), 1 - bar_s)
+        if wrong == "eta of everything":
+            sigma2 = min(eta**2 * (1 - bar), 1 - bar_s)
+        if wrong == "eta of everything before":
+            sigma2 = eta**2 * (1 - bar_s)
         if wrong == "one-step beta":
             beta = s.beta[t].item()
             x = (x - beta / math.sqrt(1 - bar) * eps) / math.sqrt(1 - beta)
@@ -273,6 +277,8 @@ def test_right_ddim_passes(sample, generator):
         ("always noisy", "x_T alone"),
         ("noise at the end", "x_T alone"),
         ("beta", "too much|too little|follows x_T"),
+        ("eta of everything", "too much|too little|follows x_T"),
+        ("eta of everything before", "too much|too little|follows x_T"),
         ("no room for noise", "follows x_T|too much"),
         ("variance for std", "too little"),
         ("rand", "follows x_T|too little|mean"),

@@ -236,9 +236,10 @@ def test_both_names_of_the_command_are_one():
 
 INTERRUPTED = """
 import sys
-from hw3utils import recipes, sprites
+from hw3utils import sprites
 from hw3utils.__main__ import main
-from hw3utils.networks import UNet
+from hw3utils.learning import recipes
+from hw3utils.learning.networks import UNet
 
 few, TINY = sprites.load_sprites("embedded", n_train=200, n_test=40), %r
 recipes.UNet = lambda **options: UNet(**{**TINY, **options})

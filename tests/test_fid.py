@@ -1,18 +1,18 @@
 """Distances of sets of pictures against closed forms, torchmetrics, torch-fidelity and pytorch-fid's formula."""
 
-import io
 import itertools
 import math
 import os
 import re
-import urllib.error
 import weakref
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import pytest
+import requests
 import torch
+from hub import Hub
 from PIL import Image
 from torch_fidelity import calculate_metrics
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
@@ -325,7 +325,7 @@ def test_inception_in_training_mode_stays_in_evaluation_mode(inception_weights):
 
 def test_missing_inception_weights_are_one_sentence_and_no_other_number(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr("urllib.request.urlopen", mock.Mock(side_effect=urllib.error.URLError("no network")))
+    Hub({INCEPTION_FILE: requests.ConnectionError("no network")}, monkeypatch)
     assert main(["fid", "embedded:test", "embedded:test", "--n", "10", "--extractor", "inception"]) == 2
     said = capsys.readouterr()
     assert said.out == ""
@@ -338,7 +338,7 @@ def test_missing_inception_weights_are_one_sentence_and_no_other_number(tmp_path
 
 def test_a_download_that_is_not_the_official_file_is_thrown_away(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: io.BytesIO(b"something else"))
+    Hub({INCEPTION_FILE: b"something else"}, monkeypatch)
     with pytest.raises(ConnectionError, match="not the official file"):
         feature_extractor("inception")
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -83,7 +83,7 @@ MUTATIONS = [
     Mutation(
         "02",
         "held-out pictures are training pictures",
-        "sprites/loading.py",
+        "sprites/drawing.py",
         "return part(0, n_train), part(n_train, wanted)",
         "return part(0, n_train), part(0, n_test)",
     ),

@@ -1,16 +1,16 @@
 """The sprites: what the grammar draws, its exact size and rules, and every way pictures come in."""
 
-import io
 import json
-import urllib.error
-import urllib.request
 from itertools import product
 
 import numpy as np
 import pytest
+import requests
 import torch
+from hub import Hub
 from PIL import Image
 
+from hw3utils.files import file_sha256
 from hw3utils.sprites import (
     ATTRIBUTE_VALUES,
     CLASS_NAMES,
@@ -368,7 +368,7 @@ def test_an_archive_is_refused(tmp_path):
 
 
 def test_missing_real_files_are_never_replaced_by_drawn_ones(tmp_path, monkeypatch):
-    monkeypatch.setattr(loading, "draw_sprites", lambda *_, **__: pytest.fail("the generator was asked"))
+    monkeypatch.setattr(drawing, "draw_sprites", lambda *_, **__: pytest.fail("the generator was asked"))
     with pytest.raises(FileNotFoundError, match=r"There is no folder .* hw3 data --source real --root FOLDER"):
         load_sprites("real", root=tmp_path / "nowhere")
     write_real(tmp_path)
@@ -380,38 +380,12 @@ def test_missing_real_files_are_never_replaced_by_drawn_ones(tmp_path, monkeypat
 # ------------------------------------------------------------------------------------------------- downloads
 
 
-class Hub:
-    """Stands in for the network: answers from a dict, counts what was asked."""
-
-    def __init__(self, answers):
-        self.answers, self.asked, self.landed = answers, [], None
-
-    def __call__(self, url, timeout):
-        assert timeout > 0
-        self.asked.append(url)
-        answer = self.answers[url.rsplit("/", 1)[1]]
-        if isinstance(answer, Exception):
-            raise answer
-        hub = self
-
-        class Response(io.BytesIO):
-            def __init__(self, content):
-                super().__init__(content)
-                self.headers = {"Content-Length": str(len(answer))}
-
-            def geturl(self):
-                return hub.landed or url
-
-        return Response(answer)
-
-
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     files = write_real(tmp_path / "published")
-    server = Hub({name: (files / name).read_bytes() for name in (PICTURES, LABELS)})
-    monkeypatch.setattr(urllib.request, "urlopen", server)
+    server = Hub({name: (files / name).read_bytes() for name in (PICTURES, LABELS)}, monkeypatch)
     monkeypatch.setenv("HW3_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(loading, "draw_sprites", lambda *_, **__: pytest.fail("the generator was asked"))
+    monkeypatch.setattr(drawing, "draw_sprites", lambda *_, **__: pytest.fail("the generator was asked"))
     return server
 
 
@@ -423,7 +397,7 @@ def test_a_download_is_kept_with_its_hash(hub, tmp_path):
     names = (PICTURES, LABELS)
     assert sorted(p.name for p in cache.iterdir()) == sorted([*names, *(f"{name}.json" for name in names)])
     record = json.loads((cache / f"{PICTURES}.json").read_text())
-    assert record["sha256"] == loading._sha256(tmp_path / "published" / PICTURES)
+    assert record["sha256"] == file_sha256(tmp_path / "published" / PICTURES)
     assert record["url"] == hub.asked[0]
     # The second time needs no network, and says the same.
     assert load_sprites("real", download=False).sha256 == data.sha256
@@ -456,9 +430,9 @@ def test_a_file_without_its_record_is_fetched_again(hub, tmp_path):
 
 
 NETWORK_ERRORS = {
-    "down": (urllib.error.URLError("no route"), r"Could not download .* \(no route\)"),
-    "http": (urllib.error.HTTPError("https://x", 404, "Not Found", {}, None), r"\(HTTP 404\)"),
-    "timeout": (TimeoutError("timed out"), r"\(timed out\)"),
+    "down": (requests.ConnectionError("no route"), r"Could not download .* \(no route\)"),
+    "http": (404, r"\(HTTP 404\)"),
+    "timeout": (requests.Timeout("timed out"), r"\(timed out\)"),
 }
 
 
@@ -500,6 +474,7 @@ def test_a_short_or_foreign_download_is_not_kept(hub, tmp_path):
 
 def test_a_redirect_away_from_https_is_refused(hub):
     hub.landed = "http://elsewhere.example/file"
+    hub.answers["file"] = hub.answers[PICTURES]
     with pytest.raises(ValueError, match="expected https all the way"):
         load_sprites("real")
 

@@ -13,14 +13,16 @@ import subprocess
 import sys
 import textwrap
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from hw3utils import devices, files
+from hw3utils import devices
 from hw3utils.files import file_sha256, read_json, read_tensors, write_tensors
 from hw3utils.learning import run_files, training
 from hw3utils.learning.ema import EMA
@@ -330,8 +332,9 @@ KILLS = (
     + """
 import itertools, os, random, signal, traceback
 from pathlib import Path
-from hw3utils import files
+import safetensors.torch
 from hw3utils.files import read_json, read_tensors
+from hw3utils.learning import run_files
 
 def child(work):
     pid = os.fork()
@@ -375,7 +378,7 @@ def killed_at(call):
             return function(*arguments, **options)
         return guarded
 
-    files.save_file = guard(files.save_file, half=True)
+    safetensors.torch.save_file = guard(safetensors.torch.save_file, half=True)
     os.fsync, Path.replace, Path.unlink = guard(os.fsync), guard(Path.replace), guard(Path.unlink)
     go(points, quiet)
 
@@ -414,6 +417,25 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(tmp_path):
     """37 kills: no unreadable checkpoint, nothing lost beyond the interval, no litter, the same bits."""
     done = subprocess.run([sys.executable, "-c", KILLS, str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_run_that_was_begun_in_the_old_layout_goes_on(tmp_path):
+    # The folder was written by the code before it moved: 4 steps of what is trained here.
+    shutil.copytree(Path(__file__).parent / "run_before_the_move", tmp_path / "old")
+    g = torch.Generator().manual_seed(0)
+    pictures = torch.randint(0, 256, (28, 3, 8, 8), dtype=torch.uint8, generator=g)
+    data = pictures, torch.randint(0, 5, (28,), generator=g)
+    losses, heldout = {}, {}
+    for name in ("old", "new"):
+        net = training.seeded(lambda: UNet(widths=(8,), blocks_down=(1,), blocks_up=(1,), groups=4, time_width=8), 0)
+        config = TrainConfig(steps=12, batch_size=8, lr=1e-3, checkpoint_every=4, heldout_every=4)
+        options = {"heldout": data, "out": tmp_path / name, "resume": name == "old"}
+        steps = [step.step for step in train(net, data, OBJECTIVE, config, **options)]
+        assert steps == list(range(5 if name == "old" else 1, 13))
+        losses[name], heldout[name], _ = read_history(tmp_path / name)
+    # The first steps were computed on another machine.
+    assert losses["old"] == pytest.approx(losses["new"], rel=1e-4)
+    assert [at for at, _ in heldout["old"]] == [4, 8, 12]
 
 
 def test_two_processes_give_the_losses_of_one(tmp_path):
@@ -617,7 +639,7 @@ def test_a_disk_that_fills_up_anywhere_leaves_a_checkpoint_to_go_on_from(data, t
 
     with monkeypatch.context() as patch:
         if fails == "tensors, in the library":
-            patch.setattr(files, "save_file", full_library)
+            patch.setattr(safetensors.torch, "save_file", full_library)
         else:
             patch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match=r"could not write .*No space left on device") as error:

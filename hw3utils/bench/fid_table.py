@@ -1,4 +1,4 @@
-"""DDPM against DDIM over steps and eta: the pictures of every cell of the table, made once, piece by piece.
+"""The FID table, DDPM against DDIM over steps and eta: the pictures of every cell, made once, and their distances.
 
 A cell is one sampler: DDIM with S steps and some eta, or DDPM's ancestral step with the larger variance (sigma-hat) on
 S steps. Its pictures are kept in files of 500, each written whole; a command that is stopped goes on where it was, and
@@ -156,7 +156,7 @@ def _save(path: Path, images: np.ndarray) -> None:
 
 
 def check_plan(out: Path, plan: dict[str, Any]) -> None:
-    """Write the plan of a new folder, or hold it against that of an old one, where only n may have grown."""
+    """Write the plan of a new folder, or compare it with that of an old one, where only the sizes may have grown."""
     path = out / PLAN
     if path.exists():
         before = read_json(path)

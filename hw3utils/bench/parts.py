@@ -1,4 +1,4 @@
-"""`hw3 bench`: our steps and our sampling beside those of others, in one run, in turn, as ratios.
+"""The parts of `hw3 bench`: our training, sampling, scores and distances beside those of others, as ratios.
 
 Times are taken A B A B, so that a slow minute of the machine meets all contenders, and a ratio is the median over the
 rounds of the ratio within a round. On the CPU the steadiest measure is the process time on one thread; the wall time on
@@ -56,7 +56,7 @@ def our_network() -> nn.Module:
 
 
 def make_network(name: str) -> nn.Module:
-    """Ours, or the peer of a name."""
+    """Our network (the name "ours"), or the peer with that name."""
     return seeded(our_network if name == "ours" else peers.CONTENDERS[name], 0)
 
 
@@ -75,7 +75,8 @@ def peak_memory(**work: Any) -> float:
     Raises:
         OSError: when the process failed.
     """
-    code = f"import json; from hw3utils.bench import run_for_memory; run_for_memory(**json.loads({json.dumps(work)!r}))"
+    call = f"run_for_memory(**json.loads({json.dumps(work)!r}))"
+    code = f"import json; from hw3utils.bench.parts import run_for_memory; {call}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]

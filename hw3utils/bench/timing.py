@@ -274,7 +274,7 @@ def ratios(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def columns(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Objects as an aligned text table, one line each, a column for each key; what is missing stays empty."""
+    """Write objects as an aligned table: a line for each, a column for each key, empty where an object lacks it."""
 
     def cell(value: Any) -> str:
         if not isinstance(value, float):
@@ -379,7 +379,10 @@ def add_facts(
     pictures: int,
     peaks: Mapping[str, float],
 ) -> None:
-    """Fill the rows: `work` gives each row's network, precision, and forward passes of one picture in a unit of it."""
+    """Give each row the parameters, FLOPs and memory of its network.
+
+    `work` has for each row the network's name, the precision, and how many forward passes of one picture it measures.
+    """
     for measure, rates in result["GFLOP/s"].items():
         for row in result[measure]:
             name, precision, passes = work[row.name]

@@ -39,6 +39,8 @@ ITEMS: dict[str, Item] = {
     "Q2.P5": Item(7, "One noise-conditional model, annealed sampling", ("06",), manual=False),
 }
 
+# Of the table of items in the output of a notebook.
+MIMETYPE = "application/vnd.hw3utils.items+json"
 STUDENT_VARIABLE = "HW3_STUDENT"
 STUDENT_FILE = "student_number.txt"
 
@@ -57,15 +59,23 @@ def student_number() -> str:
         FileNotFoundError: when there is neither the variable nor the file.
         ValueError: when it is not 1 to 20 digits.
     """
-    given, place = os.environ.get(STUDENT_VARIABLE), STUDENT_VARIABLE
-    if not given:
-        path = Path(STUDENT_FILE)
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"there is no file {STUDENT_FILE} in this folder; write your student number into it, "
-                f"or set {STUDENT_VARIABLE}."
-            )
-        given, place = path.read_text(encoding="utf-8"), STUDENT_FILE
+    given = os.environ.get(STUDENT_VARIABLE)
+    return _number(given, STUDENT_VARIABLE) if given else number_in(Path())
+
+
+def number_in(folder: Path) -> str:
+    """The student's number in a folder of notebooks, with the exceptions of `student_number`."""
+    path = folder / STUDENT_FILE
+    if not path.is_file():
+        where = "this folder" if folder == Path() else folder
+        raise FileNotFoundError(
+            f"there is no file {STUDENT_FILE} in {where}; write your student number into it, or set {STUDENT_VARIABLE}."
+        )
+    return _number(path.read_text(encoding="utf-8", errors="replace"), STUDENT_FILE)
+
+
+def _number(given: str, place: str) -> str:
+    """A student number, if a text is one."""
     number = given.strip()
     if not (number.isascii() and number.isdecimal() and len(number) <= 20):
         raise ValueError(f"{place} holds {number[:40]!r}, expected a student number of 1 to 20 digits.")

@@ -4,14 +4,15 @@ nbgrader is an optional extra; nothing but `hw3 release` and `hw3 grade` needs i
 own, so that a broken one takes nothing else with it.
 """
 
+import json
 import os
 import re
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hw3utils.course.pages import Page
 from hw3utils.course.runner import environment, on_interrupt, plain
 from hw3utils.progress import QUIET_VARIABLE
 
@@ -19,6 +20,7 @@ STUB = '# your code here\nraise NotImplementedError("write this part first")'
 
 
 ANSWER = "*Your answer here.*"
+_SOLVED_ONLY = re.compile(r"\n?^<!-- solved edition -->$.*?^<!-- end -->$", re.M | re.S)
 
 
 def need_nbgrader() -> Any:
@@ -45,6 +47,7 @@ class Course:
         config.NbGrader.logfile = ""
         config.ClearSolutions.code_stub = {"python": STUB}
         config.ClearSolutions.text_stub = ANSWER
+        config.GenerateFeedback.exporter_class = Page
         config.Execute.timeout = timeout
         config.Execute.shutdown_kernel = "immediate"
         self.interrupted = False
@@ -85,15 +88,27 @@ class Course:
         """Make the student's version of a solved notebook; where it lies."""
         folder = self.root / "source" / path.stem
         folder.mkdir(parents=True)
-        shutil.copy(path, folder)
+        (folder / path.name).write_text(student_text(path.read_text(encoding="utf-8")), encoding="utf-8")
         done = self._call(self.api.generate_assignment, path.stem)
         if not done["success"]:
             raise ValueError(f"{path.name} cannot be released: {reason_of(done.get('log'))}.")
         return self.root / "release" / path.stem / path.name
 
 
+def student_text(notebook: str) -> str:
+    """The text of a notebook file without what only the solved edition shows: what stands between two marks in a cell.
+
+    The marks are lines of their own, `<!-- solved edition -->` and `<!-- end -->`.
+    """
+    content = json.loads(notebook)
+    for cell in content["cells"]:
+        if cell["cell_type"] == "markdown":
+            cell["source"] = _SOLVED_ONLY.sub("", "".join(cell["source"])).splitlines(keepends=True)
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
 def reason_of(log: str | None) -> str:
-    """The error in nbgrader's log that all the others follow from."""
+    """The first error in nbgrader's log, from which the later ones follow."""
     lines = [plain(line) for line in (log or "").splitlines()]
     errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Entry)\b", line) and "NbGrader" not in line]
     return errors[0].rstrip(".") if errors else "nbgrader gave no reason"

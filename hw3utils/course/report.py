@@ -1,32 +1,25 @@
 """PASS lines: each claim of a notebook judged by a number, and the table of items at its end."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hw3utils.course.assignment import ITEMS
-
-MIMETYPE = "application/vnd.hw3utils.items+json"
+from hw3utils.course.assignment import ITEMS, MIMETYPE
 
 
-def _show(value: float, floor: float, holds: Callable[[float], bool]) -> str:
-    """A number to two digits, or as many as it takes to keep its limits as written; below `floor`, only that it is."""
-    if abs(value) < floor:
-        return f"below {floor:.0e}"
-    whole = len(str(int(abs(value)))) if abs(value) < 1e6 else 1
-    texts = [f"{value:.{digits}g}" for digits in range(max(2, whole), 8)]
-    return next((text for text in texts if holds(float(text)) == holds(value)), texts[-1])
+def _show(value: float, floor: float) -> str:
+    """Two digits of a number, or only that it is below what rounding decides."""
+    return f"below {floor:.0e}" if abs(value) < floor else f"{value:.2g}"
 
 
 class Report:
     """The claims that a notebook checks, by graded item.
 
     Every check prints one line and raises AssertionError if the claim does not hold, so that a run of the notebook
-    stops there. Numbers are printed with two digits, or as many as their limits ask for, and not at all where they are
-    nothing but rounding, so that the lines are the same on every machine.
+    stops there. Numbers are printed with two digits, and not at all where they are nothing but rounding, so that the
+    lines are the same on every machine.
 
     Args:
         notebook: number of the notebook, "01" to "06".
@@ -62,8 +55,7 @@ class Report:
             value: the number, or a tensor of numbers that must all hold.
             below, above: limits, at least one; both excluded. A positive upper limit alone bounds an error, whose
                 sign is left out.
-            fresh: the number comes from fresh random input and is another in every run: say so (a comparison of runs
-                leaves out what stands before "on fresh input", see .nbval.cfg).
+            fresh: the number comes from fresh random input, another in every run: print only that it keeps its limits.
 
         Raises:
             AssertionError: when the number is not within its limits, or not a number.
@@ -80,16 +72,14 @@ class Report:
         if above is None and below > 0:
             numbers = numbers.abs()
         low, high = float(numbers.min()), float(numbers.max())
-
-        def within(number: float) -> bool:
-            return math.isfinite(number) and (above is None or number > above) and (below is None or number < below)
-
         limits = [f"{name} {limit:g}" for name, limit in (("above", above), ("below", below)) if limit is not None]
-        holds = within(low) and within(high)
-        number = high if below is not None and (within(low) or not within(high)) else low
+        good_low = math.isfinite(low) and (above is None or low > above)
+        good_high = math.isfinite(high) and (below is None or high < below)
+        holds = good_low and good_high
+        number = high if below is not None and (good_low or not good_high) else low
         # An upper limit alone bounds an error: a thousandth of it is where rounding may decide.
         floor = below / 1000 if below is not None and above is None else 0.0
-        shown = _show(number, floor, within) + (" on fresh input" if fresh else "")
+        shown = "within its limits" if fresh and holds else _show(number, floor)
         line = f"{'PASS' if holds else 'FAIL'}  {item}  {claim}: {shown} (must be {' and '.join(limits)})"
         print(line)
         if not holds:
@@ -97,26 +87,27 @@ class Report:
         self.claims[item].append((claim, shown))
 
     def table(self) -> None:
-        """Show the table of items: points, what was checked, the number, PASS; hw3 run collects it.
+        """Show the table of items: points, what was checked, the number, PASS or MISSING; hw3 run collects it.
 
         Raises:
-            AssertionError: when an item of the notebook was not checked at all.
+            AssertionError: when an item of the notebook was not checked at all, after the table is shown.
         """
         from IPython.display import display
 
-        empty = [item for item, claims in self.claims.items() if not claims]
-        if empty:
-            raise AssertionError(f"nothing was checked for {', '.join(empty)}; run the cells above first.")
         rows, plain, data = [], [], {}
         for item, claims in self.claims.items():
             points, title = ITEMS[item][:2]
-            for n, (claim, shown) in enumerate(claims):
+            state = "PASS" if claims else "MISSING"
+            for n, (claim, shown) in enumerate(claims or [("nothing yet", "")]):
                 lead = (item, str(points), title) if n == 0 else ("", "", "")
-                rows.append((*lead, claim, shown, "PASS"))
-            plain.append(f"{item}  {points} points  {title}: {len(claims)} checked, PASS")
-            data[item] = {"points": points, "checks": len(claims), "state": "PASS"}
+                rows.append((*lead, claim, shown, state))
+            plain.append(f"{item}  {points} points  {title}: {len(claims)} checked, {state}")
+            data[item] = {"points": points, "checks": len(claims), "state": state}
         head = ("item", "points", "title", "what was checked", "number", "state")
         display({"text/html": _html(head, rows), "text/plain": "\n".join(plain), MIMETYPE: data}, raw=True)
+        empty = [item for item, claims in self.claims.items() if not claims]
+        if empty:
+            raise AssertionError(f"nothing was checked for {', '.join(empty)}; run the cells above first.")
 
 
 def _html(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

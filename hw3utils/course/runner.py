@@ -17,12 +17,11 @@ from typing import Any
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
-from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 
-from hw3utils.course.assignment import ITEMS
+from hw3utils.course.assignment import ITEMS, MIMETYPE
+from hw3utils.course.pages import Page
 from hw3utils.course.profiles import PROFILE_VARIABLE, PROFILES
-from hw3utils.course.report import MIMETYPE
 from hw3utils.files import check_writable, write_atomically
 from hw3utils.progress import QUIET_VARIABLE
 
@@ -73,14 +72,26 @@ def find_notebooks(names: Sequence[str] = ()) -> list[Path]:
     return sorted(dict.fromkeys(found), key=lambda path: path.name)
 
 
+def read_notebook(path: Path) -> NotebookNode:
+    """Read a notebook.
+
+    Raises:
+        ValueError: when the file is none.
+    """
+    try:
+        return nbformat.read(path, as_version=4)
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read as a notebook ({error}); it may be cut off.") from None
+
+
 def plain(text: str) -> str:
-    """A text of a kernel in one line, without the terminal's colours."""
+    """A message of a kernel as one line, without the colours of a terminal."""
     return " ".join(_COLOURS.sub("", text).split())
 
 
 @contextlib.contextmanager
 def environment(**changes: str | None) -> Iterator[None]:
-    """Environment variables for a while; None takes one away."""
+    """Set environment variables for the length of a `with`; None removes one."""
     kept = {name: os.environ.get(name) for name in changes}
 
     def put(values: dict[str, str | None]) -> None:
@@ -98,7 +109,7 @@ def environment(**changes: str | None) -> Iterator[None]:
 
 
 def on_interrupt(stop: Callable[[], object]) -> None:
-    """On Ctrl-C call `stop` and cancel the running task: nbclient's own handler takes the kernel for dead."""
+    """On Ctrl-C call `stop` and cancel the running task; nbclient's own handler would take the kernel for dead."""
     task = asyncio.current_task()
 
     def handler() -> None:
@@ -111,10 +122,7 @@ def on_interrupt(stop: Callable[[], object]) -> None:
 
 def execute(path: Path, outcome: Outcome, *, figures: Path, profile: str, tick: bool = True) -> NotebookNode:
     """Run every cell of a notebook in a fresh kernel until one fails; the executed copy, with `outcome` filled in."""
-    try:
-        notebook = nbformat.read(path, as_version=4)
-    except Exception as error:
-        raise ValueError(f"{path} cannot be read as a notebook ({error}); it may be cut off.") from None
+    notebook = read_notebook(path)
     code = [n for n, cell in enumerate(notebook.cells) if cell.cell_type == "code" and cell.source.strip()]
     outcome.cells = len(code)
     began = time.monotonic()
@@ -126,7 +134,7 @@ def execute(path: Path, outcome: Outcome, *, figures: Path, profile: str, tick: 
             print(f"\r{path.stem}: {outcome.done} of {outcome.cells} cells ...", end="", flush=True)
 
     with environment(**{PROFILE_VARIABLE: profile, QUIET_VARIABLE: "1", FIGURES_VARIABLE: str(figures)}):
-        error = _failure(notebook, path.parent, done)
+        error = run_cells(notebook, path.parent, done)
     if error is not None:
         outcome.error = plain(error)
         outcome.failed_cell = code[min(outcome.done, len(code) - 1)] + 1
@@ -139,8 +147,21 @@ def execute(path: Path, outcome: Outcome, *, figures: Path, profile: str, tick: 
     return notebook
 
 
-def _failure(notebook: NotebookNode, folder: Path, done: Callable[..., object]) -> str | None:
-    """Execute a notebook in place; the error that ended it, None for none. `done` hears of each executed cell."""
+def run_cells(notebook: NotebookNode, folder: Path, done: Callable[..., object], **options: Any) -> str | None:
+    """Execute a notebook in place, in a fresh kernel.
+
+    Args:
+        notebook: the notebook.
+        folder: where its kernel runs.
+        done: called by nbclient after each cell, with its `execute_reply`.
+        options: further ones of nbclient, for example a timeout.
+
+    Returns:
+        The error that ended it, None for none.
+
+    Raises:
+        KeyboardInterrupt: on Ctrl-C, the kernel gone.
+    """
     interrupted = []
 
     def stop() -> None:
@@ -149,26 +170,27 @@ def _failure(notebook: NotebookNode, folder: Path, done: Callable[..., object]) 
 
     client = NotebookClient(
         notebook,
-        timeout=None,
         kernel_name="python3",
         resources={"metadata": {"path": str(folder)}},
         on_notebook_start=lambda notebook: on_interrupt(stop),
         on_cell_executed=done,
         # The kernel's own warnings, on its transport for one, are not for the reader of our lines.
         extra_arguments=["--IPKernelApp.log_level=40"],
+        **{"timeout": None} | options,
     )
+    failure = None
     try:
         client.execute()
     except CellExecutionError as error:
-        return f"{error.ename}: {error.evalue}"
+        failure = f"{error.ename}: {error.evalue}"
     except (CellTimeoutError, DeadKernelError) as error:
-        return str(error).splitlines()[0]
+        failure = str(error).splitlines()[0]
     except BaseException:
         if not interrupted:
             raise
     if interrupted:
         raise KeyboardInterrupt
-    return None
+    return failure
 
 
 def run_notebooks(
@@ -210,7 +232,7 @@ def run_notebooks(
         text = nbformat.writes(notebook) + "\n"
         for target in [out / path.name, *([path] if update and good else [])]:
             write_atomically(target, lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))
-        html, _ = HTMLExporter().from_notebook_node(notebook, {"metadata": {"name": path.stem}})
+        html, _ = Page().from_notebook_node(notebook, {"metadata": {"name": path.stem, "path": str(path.parent)}})
         write_atomically(
             out / f"{path.stem}.html", lambda temporary, html=html: temporary.write_text(html, encoding="utf-8")
         )

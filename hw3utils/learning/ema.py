@@ -17,6 +17,8 @@ class EMA:
     Source: Ho et al. 2020, arXiv 2006.11239, appendix B (decay 0.9999).
     """
 
+    # Not torch.optim.swa_utils.AveragedModel: it looks on the host at how often it was updated, which a captured graph
+    # cannot, and its first update copies, where ours follows the first weights from the start.
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.network, self.decay = network, decay
         self.live = list(network.parameters())

@@ -1,16 +1,13 @@
 """The features that distances between sets of pictures are measured in: the shipped classifier's, or Inception's."""
 
-import http.client
-import os
 import tempfile
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import NoTrainInceptionV3
 
+from hw3utils import files
 from hw3utils.arguments import shown
 from hw3utils.devices import resolve_device
 from hw3utils.files import file_sha256, read_tensors
@@ -27,9 +24,6 @@ INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb91
 
 
 INCEPTION_BYTES = 95_628_359
-
-
-TIMEOUT_SECONDS = 30
 
 
 class Features(nn.Module):
@@ -150,20 +144,4 @@ def inception_file(download: bool = True) -> Path:
     hint = f"download {INCEPTION_URL} elsewhere and name the file with --inception-weights, or measure with 'sprites'"
     if not download:
         raise ConnectionError(f"the Inception weights are not in {path.parent} and downloads are off; {hint}.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file, urllib.request.urlopen(INCEPTION_URL, timeout=TIMEOUT_SECONDS) as answer:
-            size = 0
-            while size <= INCEPTION_BYTES and (block := answer.read(1 << 20)):
-                size += len(block)
-                file.write(block)
-        if file_sha256(temporary) != INCEPTION_SHA256:
-            raise ConnectionError(f"what came from {INCEPTION_URL} is not the official file; {hint}.")
-        Path(temporary).replace(path)
-    except (urllib.error.URLError, http.client.HTTPException, TimeoutError) as error:
-        reason = getattr(error, "reason", error)
-        raise ConnectionError(f"the Inception weights could not be downloaded ({reason}); {hint}.") from None
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-    return path
+    return files.download(INCEPTION_URL, path, limit=INCEPTION_BYTES, sha256=INCEPTION_SHA256, hint=hint)

@@ -1,4 +1,4 @@
-"""Networks: a lean UNet that predicts the noise in small pictures."""
+"""The networks: a lean UNet that predicts noise, small networks for points, and the classifier of sprites."""
 
 import itertools
 import math

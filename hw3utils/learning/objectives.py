@@ -15,7 +15,7 @@ Batch = tuple[Tensor, ...]
 
 
 class Objective(Protocol):
-    """A loss in two halves, so that processes can share one random stream.
+    """A loss in two halves, the random draws and the rest, so that several processes can share one random stream.
 
     `draw` makes everything random for a batch; the first dimension of each tensor is the sample. Calling the objective
     with the network and what was drawn gives the loss of each sample, shape (B,), drawing nothing.

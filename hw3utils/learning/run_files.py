@@ -75,7 +75,7 @@ def save_checkpoint(out: Path, run: RunState, history: History) -> None:
 
 
 def open_checkpoint(out: Path) -> tuple[dict[str, Any], dict[str, Tensor], Path]:
-    """The pointer, the tensors and the name of the checkpoint in a folder, whole and as they were written."""
+    """Read the checkpoint in a folder: its pointer, its tensors and its path, checked to be what was written."""
     pointer = read_json(out / POINTER)
     lacking = {"file", "sha256", "step", "seconds", "samples", "config"} - pointer.keys()
     if lacking:

@@ -1,4 +1,4 @@
-"""Files that survive: tensors as safetensors, everything else as JSON, each written whole or not at all."""
+"""Weights and their cards: written as a pair, read as a network with its schedule, and those that are shipped."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,7 +17,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {"UNet": UNet, "SpriteClassifier
 
 
 def check_state(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: str) -> None:
-    """Hold tensors against those they are to replace: the same names and shapes, and finite numbers.
+    """Compare tensors with those that they are to replace: the same names and shapes, and finite numbers.
 
     Raises:
         ValueError: naming the first tensor that is missing, unexpected, of another shape, or not finite.

@@ -1,7 +1,15 @@
 """Sprites: 16x16 RGB game pictures, drawn by the embedded grammar or read from files."""
 
-from .drawing import ATTRIBUTE_VALUES, CLASS_NAMES, count_grammar, draw_sprites, grammar_accepts, outline_share
-from .loading import (
+from hw3utils.sprites.drawing import (
+    ATTRIBUTE_VALUES,
+    CLASS_NAMES,
+    count_grammar,
+    draw_sprites,
+    grammar_accepts,
+    outline_share,
+    sprite_set,
+)
+from hw3utils.sprites.loading import (
     SpriteData,
     cache_folder,
     describe,
@@ -9,7 +17,6 @@ from .loading import (
     load_sprites,
     preview,
     preview_figure,
-    sprite_set,
     tensor_to_images,
 )
 

@@ -1,13 +1,13 @@
-"""The embedded sprite generator: batches of pictures from the grammar, its exact size, its rules as a test."""
+"""The embedded sprite generator: pictures and sets drawn from the grammar, its exact size, its rules as a test."""
 
 from functools import cache, lru_cache
 
 import numpy as np
 
 from hw3utils.arguments import check_count
-
-from .grammar import (
+from hw3utils.sprites.grammar import (
     BACKGROUND_CODE,
+    CLASS_NAMES,
     FIRST_COLOUR,
     MATERIALS,
     N_CODES,
@@ -15,39 +15,36 @@ from .grammar import (
     OUTLINES,
     PALETTES,
     SIDE,
+    SLOT_NAMES,
     WHITE,
     Kind,
+    read_kinds,
     structures,
 )
-from .monsters import NON_HEROES
-from .people import HEROES, SIDE_FACING
-from .things import FOOD, SPELLS
 
-CLASS_NAMES = ("hero", "non-hero", "food", "spell", "side-facing")
-KINDS: tuple[Kind, ...] = HEROES + NON_HEROES + FOOD + SPELLS + SIDE_FACING
+KINDS: tuple[Kind, ...] = read_kinds()
 
-_SLOT_NAMES = ("cape", "body", "face", "hair", "hat", "weapon", "offhand", "extra")
 # Materials with a choice of colours; what has only one colour is no attribute.
 _COLOURED = tuple(material for material, palette in PALETTES.items() if len(palette) > 1)
 
 
-def _slot_values(name):
-    """Return every value of a slot over all kinds, 'none' first; parts of one name are one value."""
-    found = {p.name: None for kind in KINDS for slot in kind.slots if slot.name == name for p in slot.parts}
-    return ("none", *(value for value in found if value != "none"))
+def _attribute_values(kinds):
+    """Return the name of each attribute of a drawing -> the names of its values; parts of one name are one value."""
+    parts = [(slot.name, part.name) for kind in kinds for slot in kind.slots for part in slot.parts]
+    return {
+        "class": CLASS_NAMES,
+        "kind": tuple(kind.name for kind in kinds),
+        **{name: tuple(dict.fromkeys(("none", *(p for slot, p in parts if slot == name)))) for name in SLOT_NAMES},
+        **{f"{material} colour": ("none", *PALETTES[material]) for material in _COLOURED},
+        "outline": tuple(OUTLINES),
+        "facing": ("as drawn", "mirrored"),
+        "down": ("-1", "0", "1"),
+        "right": ("-1", "0", "1"),
+    }
 
 
 #: Name of each attribute of a drawing -> the names of its values. Value 0 of a slot or colour says that there is none.
-ATTRIBUTE_VALUES: dict[str, tuple[str, ...]] = {
-    "class": CLASS_NAMES,
-    "kind": tuple(kind.name for kind in KINDS),
-    **{name: _slot_values(name) for name in _SLOT_NAMES},
-    **{f"{material} colour": ("none", *PALETTES[material]) for material in _COLOURED},
-    "outline": tuple(OUTLINES),
-    "facing": ("as drawn", "mirrored"),
-    "down": ("-1", "0", "1"),
-    "right": ("-1", "0", "1"),
-}
+ATTRIBUTE_VALUES: dict[str, tuple[str, ...]] = _attribute_values(KINDS)
 
 
 def as_rows(arrays):
@@ -269,3 +266,55 @@ def _rim_of(background):
     outside = np.pad(background, ((0, 0), (1, 1), (1, 1)), constant_values=True)
     beside = outside[:, :-2, 1:-1] | outside[:, 2:, 1:-1] | outside[:, 1:-1, :-2] | outside[:, 1:-1, 2:]
     return beside & ~background
+
+
+N_TRAIN, N_TEST = 89_400, 4_096
+
+
+MOST_EMBEDDED = 500_000
+
+
+def sprite_set(
+    n_train: int = N_TRAIN, n_test: int = N_TEST, *, seed: int = 0
+) -> tuple[tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]], tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]]:
+    """Draw a training and a held-out set in which all pictures, of both together, are distinct.
+
+    Args:
+        n_train: pictures to train on, at least 1.
+        n_test: pictures held out, at least 1; both together at most 500,000.
+        seed: decides everything.
+
+    Returns:
+        Two triples (images, labels, attributes) as `draw_sprites` returns them.
+
+    Raises:
+        ValueError: if a size is not possible.
+    """
+    wanted = n_train + n_test
+    if n_train < 1 or n_test < 1 or wanted > MOST_EMBEDDED:
+        raise ValueError(
+            f"Got n_train = {n_train} and n_test = {n_test}, expected at least 1 each and at most {MOST_EMBEDDED} "
+            "together: ask for fewer sprites."
+        )
+    images = labels = attributes = None
+    attempt = 0
+    while images is None or len(images) < wanted:
+        missing = wanted - (0 if images is None else len(images))
+        # About one sprite in forty repeats an earlier one; the loop makes good whatever is still missing.
+        drawn = draw_sprites(missing + missing // 20 + 16, seed=[seed, attempt])
+        if images is None:
+            images, labels, attributes = drawn
+        else:
+            images = np.concatenate([images, drawn[0]])
+            labels = np.concatenate([labels, drawn[1]])
+            attributes = {name: np.concatenate([old, drawn[2][name]]) for name, old in attributes.items()}
+        # The first of each picture, in the order of drawing.
+        first = np.sort(np.unique(as_rows(images), return_index=True)[1])
+        images, labels = images[first], labels[first]
+        attributes = {name: values[first] for name, values in attributes.items()}
+        attempt += 1
+
+    def part(start, stop):
+        return images[start:stop], labels[start:stop], {name: v[start:stop] for name, v in attributes.items()}
+
+    return part(0, n_train), part(n_train, wanted)

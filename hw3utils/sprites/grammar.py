@@ -1,14 +1,22 @@
-"""The engine of the sprite grammar: parts of ASCII art, slots, kinds, palettes.
+"""The engine of the sprite grammar: parts of ASCII art, slots, kinds, palettes, and the reader of the art files.
 
 A kind (an apple, an adventurer) is a stack of slots; each slot holds alternative parts; one part of each slot, one
 colour for each material, one mirror state and one shift make one picture. The outline is added by rule, so that
-it is closed whatever parts meet.
+it is closed whatever parts meet. The art itself is data, a text file for each kind: `art/README.md` says the format.
 """
 
-from dataclasses import dataclass, field
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from itertools import product
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+ART = Path(__file__).parent / "art"
+CLASS_NAMES = ("hero", "non-hero", "food", "spell", "side-facing")
+SLOT_NAMES = ("cape", "body", "face", "hair", "hat", "weapon", "offhand", "extra")
 
 SIDE = 16
 EMPTY, ERASE, OUTLINE = ".", "_", "#"
@@ -106,18 +114,12 @@ class Part:
     left: int
     rows: tuple[str, ...]
 
-    def codes(self):
+    def codes(self) -> np.ndarray:
         """Return the (16, 16) uint8 index map of the part alone."""
         canvas = np.zeros((SIDE, SIDE), np.uint8)
         for y, row in enumerate(self.rows, self.top):
-            for x, character in enumerate(row, self.left):
-                canvas[y, x] = _CODES[character]
+            canvas[y, self.left : self.left + len(row)] = [_CODES[character] for character in row]
         return canvas
-
-
-def part(name, top, left, art):
-    """Return a `Part` from a multi-line string; blank lines and margins of the source text do not count."""
-    return Part(name, top, left, tuple(line.strip() for line in art.split("\n") if line.strip()))
 
 
 NOTHING = Part("none", 0, 0, ())
@@ -144,7 +146,7 @@ class Kind:
     mirrored: bool = False
     weight: float = 1.0
 
-    def options(self, material):
+    def options(self, material: str) -> tuple[str, ...]:
         """Return the names of the colours that `material` may take in this kind."""
         return self.colours.get(material, tuple(PALETTES[material]))
 
@@ -156,7 +158,7 @@ def _rim(codes):
     return near & (codes == BACKGROUND_CODE)
 
 
-def structures(kind):
+def structures(kind: Kind) -> tuple[np.ndarray, np.ndarray]:
     """Return every drawing of a kind before colours: codes (S, 16, 16) uint8 and choices (S, slots + 3) int16.
 
     The last three columns of the choices are mirrored, shift down and shift right.
@@ -175,9 +177,236 @@ def structures(kind):
     all_codes, all_choices = [], []
     for turned, (down, right) in product(turns, kind.shifts):
         seen = canvas[:, :, ::-1] if turned else canvas
-        # The art keeps a free margin as wide as the shift, so nothing wraps round (a test checks it).
+        # The art keeps a free margin wider than the shift, so nothing wraps round (the reader sees to it).
         seen = np.roll(seen, (down, right), axis=(1, 2))
         all_codes.append(np.where(_rim(seen), np.uint8(OUTLINE_CODE), seen))
         pose = np.broadcast_to(np.array([turned, down, right], np.int16), (len(canvas), 3))
         all_choices.append(np.concatenate([choices, pose], axis=1))
     return np.concatenate(all_codes), np.concatenate(all_choices)
+
+
+# The art files: `art/CLASS/NN_name.txt` is a kind, `art/shared/name.txt` holds parts that several kinds use.
+SHARED_KEYWORDS = ("note", "part")
+KIND_KEYWORDS = ("note", "weight", "mirrored", "moves", "colours", "slot", "part", "use")
+MOVES = {"stay": (0, 0), "up": (-1, 0), "down": (1, 0), "left": (0, -1), "right": (0, 1)}
+MOVES |= {f"{a} {b}": (MOVES[a][0], MOVES[b][1]) for a in ("up", "down") for b in ("left", "right")}
+_NAME = "[a-z][a-z0-9 -]*"
+
+
+@dataclass(frozen=True)
+class _Statement:
+    """A line `keyword rest` of an art file with the rows indented below it; a place is a file and a line number."""
+
+    place: str
+    keyword: str
+    rest: str
+    rows: list[tuple[str, str]]
+
+
+def _wrong(place, got, expected):
+    return ValueError(f"{place}: got {got}, expected {expected}.")
+
+
+def _check_known(place: str, name: str, known: Collection[str], more: str = "") -> None:
+    if name not in known:
+        raise _wrong(place, repr(name), f"one of {', '.join(known)}{more}")
+
+
+def _check_new(place: str, name: str, seen: Collection[str]) -> None:
+    if name in seen:
+        raise _wrong(place, f"{name!r} a second time", "each name once")
+
+
+def _statements(path: Path, keywords: tuple[str, ...]) -> list[_Statement]:
+    """Return the statements of an art file, without its notes and blank lines."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise _wrong(f"{path}, line {line}", "bytes that are not UTF-8", "a text file saved as UTF-8") from None
+    statements: list[_Statement] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        place, words = f"{path}, line {number}", line.strip()
+        if words and line[0].isspace():
+            if not statements or statements[-1].keyword != "part":
+                raise _wrong(place, "an indented line", "indented rows of art only below a part")
+            statements[-1].rows.append((place, words))
+        elif words:
+            keyword, _, rest = words.partition(" ")
+            _check_known(place, keyword, keywords, ", or an indented row of art")
+            statements.append(_Statement(place, keyword, rest.strip(), []))
+    return [statement for statement in statements if statement.keyword != "note"]
+
+
+def _part(statement: _Statement) -> Part:
+    """Return the part that `part none` or `part NAME at row R, column C` and the rows below it describe."""
+    place, rows = statement.place, tuple(row for _, row in statement.rows)
+    if statement.rest == NOTHING.name:
+        if rows:
+            raise _wrong(statement.rows[0][0], "a row of art", "no rows below 'part none'")
+        return NOTHING
+    match = re.fullmatch(rf"({_NAME}) at row (\d+), column (\d+)", statement.rest)
+    if not match or match[1] == NOTHING.name:
+        raise _wrong(place, f"'part {statement.rest}'", "'part none' or 'part NAME at row R, column C'")
+    if not rows:
+        raise _wrong(place, f"the part {match[1]!r} without rows", "its rows of art, indented, below it")
+    for here, row in statement.rows:
+        unknown = set(row).difference(_CODES)
+        if unknown:
+            raise _wrong(here, f"the character {min(unknown)!r}", f"only {''.join(_CODES)} in a row of art")
+        if len(row) != len(rows[0]):
+            raise _wrong(here, f"a row of {len(row)} characters", f"{len(rows[0])} as in the rows above it")
+    top, left = int(match[2]), int(match[3])
+    bottom, right = top + len(rows) - 1, left + len(rows[0]) - 1
+    if max(bottom, right) >= SIDE:
+        got = f"a part that reaches row {bottom}, column {right}"
+        raise _wrong(place, got, f"rows and columns 0 to {SIDE - 1}")
+    return Part(match[1], top, left, rows)
+
+
+def _used(statement: _Statement, shared: dict[str, tuple[Part, ...]]) -> tuple[Part, ...]:
+    """Return the parts that `use FILE` or `use FILE with A for B` takes from the shared ones."""
+    place = statement.place
+    match = re.fullmatch(r"(\w+)(?: with (\S) for (\S))?", statement.rest)
+    if not match:
+        raise _wrong(place, f"'use {statement.rest}'", "'use FILE' or 'use FILE with A for B'")
+    name, new, old = match.groups()
+    _check_known(place, name, shared)
+    parts = shared[name]
+    if new is None:
+        return parts
+    _check_known(place, new, _CODES)
+    if not any(old in row for part in parts for row in part.rows):
+        raise _wrong(place, f"{old!r} to be replaced", f"a character that stands in the parts of {name}")
+    return tuple(replace(part, rows=tuple(row.replace(old, new) for row in part.rows)) for part in parts)
+
+
+def _listed(place: str, text: str, known: Collection[str]) -> tuple[str, ...]:
+    """Return the names of a list with commas, each known and there once."""
+    names = tuple(name.strip() for name in text.split(","))
+    for i, name in enumerate(names):
+        _check_known(place, name, known)
+        _check_new(place, name, names[:i])
+    return names
+
+
+def _settings(statements: list[_Statement]) -> dict[str, Any]:
+    """Return what a kind says above its first slot, as arguments of `Kind`."""
+    found: dict[str, Any] = {}
+    colours: dict[str, tuple[str, ...]] = {}
+    for statement in statements:
+        place, keyword, rest = statement.place, statement.keyword, statement.rest
+        if keyword == "colours":
+            material, colon, names = rest.partition(":")
+            if not colon:
+                raise _wrong(place, f"'colours {rest}'", "'colours MATERIAL: NAME, NAME'")
+            _check_known(place, material, PALETTES)
+            _check_new(place, material, colours)
+            colours[material] = _listed(place, names, PALETTES[material])
+            continue
+        _check_new(place, keyword, found)
+        if keyword == "weight":
+            if not re.fullmatch(r"\d+(\.\d+)?", rest) or float(rest) == 0:
+                raise _wrong(place, f"'weight {rest}'", "a number above 0")
+            found[keyword] = float(rest)
+        elif keyword == "mirrored":
+            if rest:
+                raise _wrong(place, f"'mirrored {rest}'", "'mirrored' alone")
+            found[keyword] = True
+        elif keyword == "moves":
+            found[keyword] = tuple(MOVES[move] for move in _listed(place, rest, MOVES))
+        else:
+            raise _wrong(place, f"{keyword!r} above the first slot", "a slot for it to stand in")
+    if "moves" in found:
+        found["shifts"] = found.pop("moves")
+    return {**found, "colours": colours}
+
+
+def _check_room(place: str, part: Part, kind: Kind) -> None:
+    """Raise ValueError unless a part keeps a pixel free to each edge, for the outline, wherever its kind moves it."""
+    codes = part.codes()
+    drawn = np.argwhere((codes != BACKGROUND_CODE) & (codes != ERASE_CODE))
+    if kind.mirrored:
+        drawn = np.concatenate([drawn, drawn * (1, -1) + (0, SIDE - 1)])
+    moved = drawn + np.array(kind.shifts)[:, None]
+    if ((moved < 1) | (moved > SIDE - 2)).any():
+        got = f"the part {part.name!r} drawn up to an edge of the picture"
+        raise _wrong(place, got, f"only rows and columns 1 to {SIDE - 2} in every move, mirrored too")
+
+
+def _slot(statements: list[_Statement], kind: Kind, shared: dict[str, tuple[Part, ...]]) -> Slot:
+    """Return the slot that a line `slot NAME` or `slot NAME outlined` opens and the statements after it fill."""
+    place = statements[0].place
+    name, _, how = statements[0].rest.partition(" ")
+    _check_known(place, name, SLOT_NAMES)
+    if how not in ("", "outlined"):
+        raise _wrong(place, repr(how), "'outlined' or nothing after the name of the slot")
+    parts: list[Part] = []
+    for statement in statements[1:]:
+        if statement.keyword not in ("part", "use"):
+            raise _wrong(statement.place, f"{statement.keyword!r} below a slot", "it above the first slot")
+        found = (_part(statement),) if statement.keyword == "part" else _used(statement, shared)
+        for part in found:
+            _check_new(statement.place, part.name, [other.name for other in parts])
+            _check_room(statement.place, part, kind)
+            parts.append(part)
+    if not parts:
+        raise _wrong(place, f"the slot {name!r} without parts", "at least one part below it")
+    return Slot(name, tuple(parts), outlined=how == "outlined")
+
+
+def _kind(path: Path, shared: dict[str, tuple[Part, ...]]) -> Kind:
+    """Return the kind of an art file, whose name says the class and the kind's own name."""
+    match = re.fullmatch(rf"({'|'.join(CLASS_NAMES)})_\d\d_([a-z][a-z0-9_-]*)\.txt", path.name)
+    if not match:
+        expected = f"a class ({', '.join(CLASS_NAMES)}), two digits and a name, as in 'food_04_carrot.txt'"
+        raise _wrong(path.parent, f"a file named {path.name!r}", expected)
+    statements = _statements(path, KIND_KEYWORDS)
+    starts = [i for i, statement in enumerate(statements) if statement.keyword == "slot"]
+    if not starts:
+        raise _wrong(path, "no slot", "at least one line 'slot NAME' with parts below it")
+    kind = Kind(match[2].replace("_", " "), match[1], (), **_settings(statements[: starts[0]]))
+    slots: list[Slot] = []
+    for start, end in zip(starts, [*starts[1:], len(statements)], strict=True):
+        slot = _slot(statements[start:end], kind, shared)
+        _check_new(statements[start].place, slot.name, [other.name for other in slots])
+        slots.append(slot)
+    return replace(kind, slots=tuple(slots))
+
+
+def _listing(folder: Path) -> list[Path]:
+    """Return what lies in a folder in the order of the names, without hidden files."""
+    if not folder.is_dir():
+        raise _wrong(folder, "no such folder", "a folder of art")
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def read_kinds(folder: str | Path = ART) -> tuple[Kind, ...]:
+    """Read every kind of a folder of art: class by class, and in each class in the order of the file names.
+
+    Args:
+        folder: holds a file `CLASS_NN_name.txt` for each kind, and a folder `shared` with shared parts.
+
+    Returns:
+        the kinds; those of the package itself where no folder is given.
+
+    Raises:
+        ValueError: if a file breaks the format (the sentence says file, line, what stands there, what is expected),
+            a class has no kind, two kinds have one name, or something lies there that is not art.
+    """
+    folder = Path(folder)
+    shared = {}
+    for path in _listing(folder / "shared"):
+        if not re.fullmatch(r"\w+\.txt", path.name):
+            raise _wrong(path.parent, f"a file named {path.name!r}", "a name such as 'round_hats.txt'")
+        shared[path.stem] = tuple(_part(statement) for statement in _statements(path, SHARED_KEYWORDS))
+    kinds: dict[str, Kind] = {}
+    for path in _listing(folder):
+        if path.name not in ("shared", "README.md"):
+            kind = _kind(path, shared)
+            _check_new(str(path), kind.name, kinds)
+            kinds[kind.name] = kind
+    for class_name in CLASS_NAMES:
+        if class_name not in {kind.class_name for kind in kinds.values()}:
+            raise _wrong(folder, f"no {class_name}", f"at least one file such as '{class_name}_01_name.txt'")
+    return tuple(sorted(kinds.values(), key=lambda kind: CLASS_NAMES.index(kind.class_name)))

@@ -1,14 +1,9 @@
-"""Sprites from their three sources, split by distinct picture, and turned into tensors and previews."""
+"""Sprites from their three sources, split by distinct picture; as tensors, as text and as a preview."""
 
 import hashlib
-import http.client
-import json
 import os
 import struct
-import tempfile
 import tokenize
-import urllib.error
-import urllib.request
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,9 +15,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from hw3utils.arguments import check_count
-
-from .drawing import CLASS_NAMES, as_rows, draw_sprites
-from .grammar import SIDE
+from hw3utils.files import download, file_sha256, read_json, write_json
+from hw3utils.sprites.drawing import CLASS_NAMES, N_TEST, N_TRAIN, as_rows, sprite_set
+from hw3utils.sprites.grammar import SIDE
 
 PICTURES_FILE = "sprites_1788_16x16.npy"
 LABELS_FILE = "sprite_labels_nc_1788_16x16.npy"
@@ -31,11 +26,8 @@ HUB = (
 )
 #: Most bytes that a download may have: the real files need 69 MB and at most 4 MB.
 SIZE_LIMITS = {PICTURES_FILE: 100_000_000, LABELS_FILE: 10_000_000}
-TIMEOUT_SECONDS = 30
 
 CACHE_VARIABLE = "HW3_CACHE"
-N_TRAIN, N_TEST = 89_400, 4_096
-MOST_EMBEDDED = 500_000
 
 _HINT = "put both files in one folder and name it: hw3 data --source real --root FOLDER"
 
@@ -108,7 +100,8 @@ def load_sprites(
                 f"Got root = {os.fspath(root)!r} with the embedded source, which reads no files: "
                 "ask for source 'real' (the two .npy files) or 'folder' (PNG pictures)."
             )
-        return _load_embedded(n_train or N_TRAIN, n_test or N_TEST, seed)
+        train, test = sprite_set(n_train or N_TRAIN, n_test or N_TEST, seed=seed)
+        return _pack(*train[:2], *test[:2], CLASS_NAMES, f"drawn by the embedded generator, seed {seed}")
     if source == "real":
         images, labels, sentence = _read_real(root, download)
         class_names = CLASS_NAMES
@@ -120,67 +113,11 @@ def load_sprites(
     return _pack(images[train], labels[train], images[test], labels[test], class_names, sentence)
 
 
-def sprite_set(
-    n_train: int = N_TRAIN, n_test: int = N_TEST, *, seed: int = 0
-) -> tuple[tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]], tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]]:
-    """Draw a training and a held-out set in which all pictures, of both together, are distinct.
-
-    Args:
-        n_train: pictures to train on, at least 1.
-        n_test: pictures held out, at least 1; both together at most 500,000.
-        seed: decides everything.
-
-    Returns:
-        Two triples (images, labels, attributes) as `draw_sprites` returns them.
-
-    Raises:
-        ValueError: if a size is not possible.
-    """
-    wanted = n_train + n_test
-    if n_train < 1 or n_test < 1 or wanted > MOST_EMBEDDED:
-        raise ValueError(
-            f"Got n_train = {n_train} and n_test = {n_test}, expected at least 1 each and at most {MOST_EMBEDDED} "
-            "together: ask for fewer sprites."
-        )
-    images = labels = attributes = None
-    attempt = 0
-    while images is None or len(images) < wanted:
-        missing = wanted - (0 if images is None else len(images))
-        # About one sprite in forty repeats an earlier one; the loop makes good whatever is still missing.
-        drawn = draw_sprites(missing + missing // 20 + 16, seed=[seed, attempt])
-        if images is None:
-            images, labels, attributes = drawn
-        else:
-            images = np.concatenate([images, drawn[0]])
-            labels = np.concatenate([labels, drawn[1]])
-            attributes = {name: np.concatenate([old, drawn[2][name]]) for name, old in attributes.items()}
-        # The first of each picture, in the order of drawing.
-        first = np.sort(np.unique(as_rows(images), return_index=True)[1])
-        images, labels = images[first], labels[first]
-        attributes = {name: values[first] for name, values in attributes.items()}
-        attempt += 1
-
-    def part(start, stop):
-        return images[start:stop], labels[start:stop], {name: v[start:stop] for name, v in attributes.items()}
-
-    return part(0, n_train), part(n_train, wanted)
-
-
-def _load_embedded(n_train, n_test, seed):
-    (train_images, train_labels, _), (test_images, test_labels, _) = sprite_set(n_train, n_test, seed=seed)
-    sentence = f"drawn by the embedded generator, seed {seed}"
-    return _pack(train_images, train_labels, test_images, test_labels, CLASS_NAMES, sentence)
-
-
 def _pack(train_images, train_labels, test_images, test_labels, class_names, sentence):
-    train_images, train_labels, test_images, test_labels = map(
-        np.ascontiguousarray, (train_images, train_labels, test_images, test_labels)
-    )
-    sha256 = hashlib.sha256(train_images)
-    sha256.update(train_labels)
-    return SpriteData(
-        train_images, train_labels, test_images, test_labels, tuple(class_names), sentence, sha256.hexdigest()
-    )
+    arrays = [np.ascontiguousarray(array) for array in (train_images, train_labels, test_images, test_labels)]
+    sha256 = hashlib.sha256(arrays[0])
+    sha256.update(arrays[1])
+    return SpriteData(*arrays, tuple(class_names), sentence, sha256.hexdigest())
 
 
 def _split(images, n_train, n_test, seed):
@@ -285,79 +222,35 @@ def _check_labels(array, path):
     return array.astype(np.uint8)
 
 
-def _sha256(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _cached(folder, name, download):
+def _cached(folder, name, download_allowed):
     """Return the path of a real file in the cache; download it first where it or its hash is missing."""
     path, record = folder / name, folder / f"{name}.json"
-    if not (path.is_file() and record.is_file()):
-        if not download:
-            raise FileNotFoundError(f"There is no {name} in {folder} and no download was allowed: {_HINT}.")
-        _download(folder, name)
+    if path.is_file() and record.is_file():
+        try:
+            expected = read_json(record)["sha256"]
+        except (ValueError, KeyError) as error:
+            raise ValueError(
+                f"{record} holds no sha256 of {name}, expected one: delete both files to fetch anew."
+            ) from error
+        if (got := file_sha256(path)) != expected:
+            raise ValueError(
+                f"Got sha256 {got[:12]} for {path}, expected {str(expected)[:12]} as when it was downloaded: "
+                "delete the file and its .json to fetch it anew."
+            )
         return path
-    try:
-        expected = json.loads(record.read_text(encoding="utf-8"))["sha256"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{record} holds no sha256 of {name}, expected one: delete both files to fetch anew."
-        ) from error
-    if (got := _sha256(path)) != expected:
-        raise ValueError(
-            f"Got sha256 {got[:12]} for {path}, expected {str(expected)[:12]} as when it was downloaded: "
-            "delete the file and its .json to fetch it anew."
-        )
-    return path
-
-
-def _download(folder, name):
-    """Fetch a real file: to a temporary name, checked, its hash written down, then renamed in one step."""
-    folder.mkdir(parents=True, exist_ok=True)
+    if not download_allowed:
+        raise FileNotFoundError(f"There is no {name} in {folder} and no download was allowed: {_HINT}.")
     url = f"{HUB}/{name}"
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            _fetch(url, file, SIZE_LIMITS[name], name)
+
+    def check(temporary):
         try:
             _read_array(temporary, name)
         except ValueError as error:
             raise ValueError(f"What came from {url} is not {name}: {error}") from error
         # The hash first: a crash in between leaves a hash without a file, and the next call downloads again.
-        record = {"url": url, "bytes": os.path.getsize(temporary), "sha256": _sha256(temporary)}
-        _write_atomically(folder / f"{name}.json", json.dumps(record, indent=2) + "\n")
-        os.replace(temporary, folder / name)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+        write_json(record, {"url": url, "bytes": temporary.stat().st_size, "sha256": file_sha256(temporary)})
 
-
-def _fetch(url, file, limit, name):
-    """Copy what stands at a https address into an open file, at most `limit` bytes of it."""
-    try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
-            if not response.geturl().startswith("https://"):
-                raise ValueError(f"{url} led to {response.geturl()}, expected https all the way: {_HINT}.")
-            announced = response.headers.get("Content-Length")
-            size = 0
-            while block := response.read(1 << 20):
-                size += len(block)
-                if size > limit:
-                    raise ValueError(f"Got more than {limit} bytes from {url}, expected fewer for {name}: {_HINT}.")
-                file.write(block)
-    except (OSError, http.client.HTTPException) as error:
-        reason = f"HTTP {error.code}" if isinstance(error, urllib.error.HTTPError) else getattr(error, "reason", error)
-        raise ConnectionError(f"Could not download {name} from {url} ({reason}): {_HINT}.") from error
-    if announced is not None and announced.isdigit() and int(announced) != size:
-        raise ConnectionError(f"Got {size} of {announced} bytes of {name} from {url}: try again, or {_HINT}.")
-
-
-def _write_atomically(path, text):
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(temporary, path)
+    return download(url, path, limit=SIZE_LIMITS[name], hint=_HINT, check=check)
 
 
 # ------------------------------------------------------------------------------------------------- folders of PNG
@@ -379,14 +272,15 @@ def _png_folder(source, root):
     return folder
 
 
-def _pngs_below(folder):
+def png_files(folder: Path) -> list[Path]:
+    """Every PNG file below a folder, sorted by path."""
     return sorted(p for p in folder.rglob("*") if p.suffix.lower() == ".png" and p.is_file())
 
 
 def _read_pngs(folder):
     """Return the distinct tiles of all PNG files below a folder, their one-hot labels, and the class names."""
     beside = sorted(p for p in folder.iterdir() if p.suffix.lower() == ".png" and p.is_file())
-    inside = {p.name: found for p in sorted(folder.iterdir()) if p.is_dir() and (found := _pngs_below(p))}
+    inside = {p.name: found for p in sorted(folder.iterdir()) if p.is_dir() and (found := png_files(p))}
     if beside and inside:
         raise ValueError(
             f"{folder} holds PNG files both beside and inside its sub-folders, expected one or the other: "
@@ -409,28 +303,34 @@ def _read_pngs(folder):
     return images, np.eye(len(groups), dtype=np.uint8)[classes], tuple(groups)
 
 
-def _tiles(path):
-    """Cut a PNG picture into tiles on white; those that are white all over are dropped: uint8 (N, 16, 16, 3)."""
+# What Pillow raises on a damaged file.
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.error, Image.DecompressionBombError)
+
+
+def read_png(path: Path) -> np.ndarray:
+    """Read a PNG picture as uint8 (H, W, 3), what is transparent on white.
+
+    Raises:
+        ValueError: if the file is damaged or no PNG file, or has more than 8 bits per channel.
+    """
     try:
         with Image.open(path, formats=["PNG"]) as picture:
-            mode, (width, height) = picture.mode, picture.size
+            mode = picture.mode
             rgba = np.asarray(picture.convert("RGBA"), np.uint32)
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        zlib.error,
-        struct.error,
-        Image.DecompressionBombError,
-    ) as error:
+    except _UNREADABLE as error:
         raise ValueError(f"{path} is damaged or no PNG file, expected a PNG picture: replace or remove it.") from error
     if mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
         raise ValueError(f"Got mode {mode} in {path}, expected 8 bits per channel: save it as an RGBA PNG file.")
+    alpha = rgba[..., 3:]
+    return ((rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def _tiles(path):
+    """Cut a PNG picture into tiles; those that are white all over are dropped: uint8 (N, 16, 16, 3)."""
+    rgb = read_png(path)
+    height, width, _ = rgb.shape
     if width % SIDE or height % SIDE:
         raise ValueError(f"Got {width}x{height} pixels in {path}, expected multiples of {SIDE}: crop or pad the sheet.")
-    alpha = rgba[..., 3:]
-    rgb = ((rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
     tiles = rgb.reshape(height // SIDE, SIDE, width // SIDE, SIDE, 3).swapaxes(1, 2).reshape(-1, SIDE, SIDE, 3)
     return tiles[(tiles != 255).any(axis=(1, 2, 3))]
 
@@ -523,11 +423,9 @@ def preview(data: SpriteData, path: str | os.PathLike, *, per_class: int = 16) -
         path: where to write.
         per_class: sprites in a row.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    preview_figure(data.train_images, data.train_labels, data.class_names, per_class=per_class).savefig(
-        path, format="png"
-    )
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure = preview_figure(data.train_images, data.train_labels, data.class_names, per_class=per_class)
+    figure.savefig(path, format="png")
 
 
 def describe(data: SpriteData) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from hw3utils.arguments import check_count
@@ -17,6 +16,7 @@ from hw3utils.learning.weights import load_weights, pretrained_names, pretrained
 from hw3utils.noise import sample_batches
 from hw3utils.samplers import sample_ddim
 from hw3utils.sprites import load_sprites, tensor_to_images
+from hw3utils.sprites.loading import png_files, read_png
 
 EMBEDDED = ("embedded:train", "embedded:test")
 SAMPLES = 5000
@@ -148,14 +148,14 @@ def _samples(
 
 
 def _folder(folder: Path, limit: int | None, batch_size: int) -> PictureSet:
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".png")[:limit]
+    files = png_files(folder)[:limit]
     if not files:
         raise ValueError(f"there is no PNG file in {folder}, expected pictures there.")
 
     def read() -> Iterator[np.ndarray]:
         remaining = iter(files)
         while some := list(islice(remaining, batch_size)):
-            pictures = [_png(path) for path in some]
+            pictures = [read_png(path) for path in some]
             for path, picture in zip(some, pictures, strict=True):
                 if picture.shape != pictures[0].shape:
                     height, width = pictures[0].shape[:2]
@@ -164,14 +164,3 @@ def _folder(folder: Path, limit: int | None, batch_size: int) -> PictureSet:
             yield np.stack(pictures)
 
     return PictureSet(f"the PNG files in {folder}", read, -(-len(files) // batch_size))
-
-
-def _png(path: Path) -> np.ndarray:
-    """One picture as RGB, what is transparent on white."""
-    try:
-        with Image.open(path, formats=["PNG"]) as picture:
-            rgba = picture.convert("RGBA")
-    except Exception as error:  # a damaged file makes Pillow raise almost anything
-        raise ValueError(f"{path} is not a whole PNG file ({error}); remove or replace it.") from None
-    white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-    return np.asarray(Image.alpha_composite(white, rgba).convert("RGB"))

@@ -33,6 +33,7 @@ from hw3utils.course.checks.score import (
     check_perturbed_score,
     check_sliced_score_matching,
 )
+from hw3utils.course.checks.training import check_score_training, check_training_step
 
 __all__ = [
     "check_annealed_langevin",
@@ -53,7 +54,9 @@ __all__ = [
     "check_sample_ddim",
     "check_sample_ddpm",
     "check_sampling_pair",
+    "check_score_training",
     "check_sliced_score_matching",
     "check_starting_points",
     "check_training_config",
+    "check_training_step",
 ]

@@ -1,0 +1,33 @@
+"""`hw3 check`: what is done in a notebook, and what is missing."""
+
+import argparse
+from pathlib import Path
+
+from hw3utils.commands import count
+
+HELP = "run the checks of your notebooks, without the experiments"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    parser.add_argument(
+        "notebooks", nargs="*", type=Path, metavar="NOTEBOOK", help="path (default: the notebooks of this folder)"
+    )
+    parser.add_argument("--timeout", type=count, default=120, help="seconds that a cell may take")
+
+
+def call(args: argparse.Namespace) -> int:
+    """Check them; 1 when something is missing or fails."""
+    from hw3utils.course.check import DONE, check_notebook, summary
+
+    paths = args.notebooks or sorted(Path().glob("*.ipynb"))
+    if not paths:
+        raise ValueError("there are no notebooks in this folder; go to the folder of yours, or give their paths.")
+    results = {}
+    for path in paths:
+        results[path.name] = check_notebook(path, timeout=args.timeout)
+        print(f"\n{path.name}")
+        for part in results[path.name]:
+            print(part.line(), flush=True)
+    print(f"\n{summary(results)}")
+    return 0 if all(part.state == DONE for parts in results.values() for part in parts) else 1

@@ -1,0 +1,214 @@
+"""One archive to hand in: the homework's notebooks and what lies beside them, checked, with a manifest."""
+
+import json
+import stat
+import zipfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbformat import NotebookNode
+
+from hw3utils import __version__
+from hw3utils.course.assignment import STUDENT_FILE, number_in
+from hw3utils.course.check import DONE, Part, check_notebook
+from hw3utils.course.nbgrading import grade_id, graded_cells
+from hw3utils.course.runner import NOTEBOOKS, find_notebooks, read_notebook
+from hw3utils.files import check_writable, file_sha256, write_atomically
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+MAX_FILE = 50_000_000
+MAX_OUTPUTS = 5_000_000
+# Every file of an archive has the first time that a zip knows, so that the same files make the same archive.
+_TIME = (1980, 1, 1, 0, 0, 0)
+
+
+@dataclass
+class Submission:
+    """What is handed in: the number, the files that are packed and those left out, the checks, and the warnings."""
+
+    student_number: str | None = None
+    files: list[str] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+    checks: dict[str, list[Part]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+def submit(folder: Path, out: Path, *, timeout: int = 120, made: datetime | None = None) -> Submission:
+    """Check the notebooks of a folder and pack them.
+
+    Files that lie directly in the folder are packed; folders, hidden files and links are left out, and named. Nothing
+    is written but the archive.
+
+    Args:
+        folder: the notebooks and `student_number.txt`.
+        out: the archive to write.
+        timeout: seconds that a cell of a check may take.
+        made: the time in the manifest, now if not given.
+
+    Returns:
+        What was packed, with the warnings.
+
+    Raises:
+        ValueError: when there is nothing to pack, a file is too large, or `out` is no name of a zip file.
+        OSError: when the archive cannot be written.
+        KeyboardInterrupt: on Ctrl-C; no archive is left.
+    """
+    if out.suffix.lower() != ".zip" or out.is_dir():
+        raise ValueError(f"--out is {out}, expected the name of a zip file.")
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}; check the path.")
+    check_writable(out.parent)
+    homework = {path.name: path for path in find_notebooks()}
+    result = Submission()
+    _collect(folder, out, result)
+    if not set(homework) & set(result.files):
+        raise ValueError(f"there is no notebook of this homework in {folder}, expected {', '.join(homework)}.")
+    _number(folder, result)
+    for name, original in homework.items():
+        if name not in result.files:
+            result.warnings.append(f"{name} is missing.")
+            continue
+        result.warnings += _notebook(folder / name, read_notebook(original), result, timeout)
+    for name in result.files:
+        if name not in homework and name != STUDENT_FILE:
+            result.warnings.append(f"{name} is no notebook of this homework: it is packed, but no check will see it.")
+    result.warnings += [f"{name} is left out: {reason}." for name, reason in result.left_out.items()]
+    _pack(folder, out, result, made or datetime.now(UTC))
+    return result
+
+
+def _collect(folder: Path, out: Path, result: Submission) -> None:
+    """Sort the files of a folder into those to pack and those to leave out."""
+    for path in sorted(folder.iterdir()):
+        kind = path.lstat()
+        if stat.S_ISLNK(kind.st_mode):
+            result.left_out[path.name] = "it is a link"
+        elif stat.S_ISDIR(kind.st_mode):
+            result.left_out[f"{path.name}/"] = "it is a folder"
+        elif path.resolve() == out.resolve() or path.name == MANIFEST:
+            result.left_out[path.name] = "it is made anew"
+        elif path.name.startswith("."):
+            result.left_out[path.name] = "it is hidden"
+        elif not stat.S_ISREG(kind.st_mode):
+            result.left_out[path.name] = "it is no file"
+        elif kind.st_size > MAX_FILE:
+            raise ValueError(
+                f"{path} has {kind.st_size / 1e6:.0f} MB, expected at most {MAX_FILE / 1e6:.0f}; "
+                "clear its outputs, or move it out of the folder."
+            )
+        else:
+            result.files.append(path.name)
+
+
+def _number(folder: Path, result: Submission) -> None:
+    """Read the student number; say what is wrong with it."""
+    if STUDENT_FILE in result.left_out:
+        result.warnings.append(f"{STUDENT_FILE} cannot be packed: {result.left_out[STUDENT_FILE]}.")
+        return
+    try:
+        result.student_number = number_in(folder)
+    except (ValueError, OSError) as error:
+        result.warnings.append(str(error))
+        return
+    example = NOTEBOOKS / STUDENT_FILE
+    own = not example.is_file() or example.samefile(folder / STUDENT_FILE)
+    if not own and number_in(NOTEBOOKS) == result.student_number:
+        result.warnings.append(f"{STUDENT_FILE} still holds {result.student_number}, an example: write your own.")
+
+
+def _notebook(path: Path, original: NotebookNode, result: Submission, timeout: int) -> list[str]:
+    """Check one notebook; what a grader would stumble over in it."""
+    try:
+        notebook = read_notebook(path)
+        nbformat.validate(notebook)
+    except Exception as error:  # whatever a file that is no notebook makes nbformat raise
+        return [f"{path.name} cannot be read as a notebook ({type(error).__name__}); it may be cut off."]
+    result.checks[path.name] = check_notebook(path, timeout=timeout)
+    open_parts = [part.cell for part in result.checks[path.name] if part.state != DONE]
+    found = [f"{path.name} has parts that are not done: {', '.join(open_parts)}."] if open_parts else []
+    return found + _changed_checks(path.name, original, notebook) + _cells(path.name, notebook)
+
+
+def _changed_checks(file: str, original: NotebookNode, notebook: NotebookNode) -> list[str]:
+    """The checks that are not as they were handed out."""
+    sources: dict[str, list[str]] = {}
+    for cell in notebook.cells:
+        sources.setdefault(grade_id(cell) or "", []).append(cell.source.strip())
+    found = []
+    for name, cell in graded_cells(original).items():
+        there = sources.get(name, [])
+        what = "was copied" if len(there) > 1 else "was deleted" if not there else None
+        if what is None and cell.cell_type == "code" and there[0] != cell.source.strip():
+            what = "was changed"
+        if what:
+            found.append(f"{file}: the cell {name} {what}; take it from the edition again.")
+    return found
+
+
+def _cells(file: str, notebook: NotebookNode) -> list[str]:
+    """Cells that were never run, and outputs that are very large."""
+    code = [(n, cell) for n, cell in enumerate(notebook.cells, 1) if cell.cell_type == "code" and cell.source.strip()]
+    never = [str(n) for n, cell in code if cell.get("execution_count") is None]
+    found = []
+    if never:
+        which = ", ".join(never[:10]) + (", ..." if len(never) > 10 else "")
+        found.append(
+            f"{file}: {len(never)} of {len(code)} code cells were never run (cell {which}); run them and save."
+        )
+    sizes = {n: len(json.dumps(cell.get("outputs", []))) for n, cell in code}
+    found += [
+        f"{file}: the output of cell {n} has {size / 1e6:.0f} MB; show less."
+        for n, size in sizes.items()
+        if size > MAX_OUTPUTS
+    ]
+    return found
+
+
+def _pack(folder: Path, out: Path, result: Submission, made: datetime) -> None:
+    """Write the archive: the manifest first, then the files by name."""
+    manifest = {
+        "format": FORMAT,
+        "package": {"name": "hw3utils", "version": __version__},
+        "student_number": result.student_number,
+        "made": made.isoformat(timespec="seconds"),
+        "files": [_entry(folder / name) for name in result.files],
+        "left_out": result.left_out,
+        "checks": {name: [asdict(part) for part in parts] for name, parts in result.checks.items()},
+        "warnings": result.warnings,
+    }
+
+    def write(temporary: Path) -> None:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+            _add(archive, MANIFEST, json.dumps(manifest, indent=1).encode() + b"\n")
+            for name in result.files:
+                _add(archive, name, (folder / name).read_bytes())
+
+    write_atomically(out, write)
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    """A file's name, size and hash."""
+    return {"name": path.name, "sha256": file_sha256(path), "bytes": path.stat().st_size}
+
+
+def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
+    """Put a file into an archive, the same way on every machine."""
+    info = zipfile.ZipInfo(name, _TIME)
+    info.external_attr = 0o644 << 16
+    info.create_system = 3
+    info.compress_type = zipfile.ZIP_DEFLATED
+    archive.writestr(info, content)
+
+
+def report(result: Submission, out: Path) -> Sequence[str]:
+    """What was packed and what to look at again, line by line."""
+    counts = Counter(part.state for parts in result.checks.values() for part in parts)
+    states = ", ".join(f"{number} {state}" for state, number in counts.items())
+    lines = [f"warning: {warning}" for warning in result.warnings]
+    return [*lines, f"{out}: {len(result.files)} files and a manifest; parts: {states or 'none could be checked'}"]

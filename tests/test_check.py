@@ -1,0 +1,262 @@
+"""`hw3 check`: what a check needs and nothing else runs, and every part is said to be done, missing or failed."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from hw3utils.__main__ import main
+from hw3utils.course import check
+from hw3utils.course.check import DONE, FAILED, MISSING, check_notebook
+from hw3utils.course.nbgrading import ANSWER, STUB, graded_cells, marked_cells
+from hw3utils.course.needs import needed, pieces
+from hw3utils.course.runner import find_notebooks
+
+new = nbformat.v4
+SOLUTION = re.compile(r"( *)### BEGIN SOLUTION\n.*?### END SOLUTION", re.DOTALL)
+
+
+def mark(name, **role):
+    base = {"grade": False, "locked": False, "solution": False, "task": False, "schema_version": 3}
+    return {"nbgrader": base | {"grade_id": name} | role}
+
+
+def code(source, name=None, **role):
+    return new.new_code_cell(source, metadata=mark(name, **role) if name else {})
+
+
+def solution(name, source):
+    return code(source, f"{name}-solution", solution=True)
+
+
+def judge(name, source, points=1):
+    return code(source, f"{name}-check", grade=True, locked=True, points=points)
+
+
+def answer(name, text, points=1):
+    role = mark(f"{name}-answer", grade=True, solution=True, points=points)
+    return new.new_markdown_cell(text, metadata=role)
+
+
+def write(path, *cells):
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(new.new_notebook(cells=list(cells), metadata=kernel), path)
+    return path
+
+
+def stubbed(notebook):
+    """The student's version of a solved notebook, as `hw3 release` makes it."""
+    for cell in marked_cells(notebook).values():
+        if cell.metadata["nbgrader"]["solution"]:
+            if cell.cell_type == "markdown":
+                cell.source = ANSWER
+            else:
+                stub = lambda found: "\n".join(found[1] + line for line in STUB.splitlines())  # noqa: E731
+                cell.source = SOLUTION.sub(stub, cell.source)
+    return notebook
+
+
+# ------------------------------------------------------------------------------------------------- what a cell needs
+
+
+def chosen(*sources):
+    """Which statements run for the last of some cells."""
+    found = pieces(new.new_notebook(cells=[new.new_code_cell(source) for source in sources]))
+    return [found[n].source for n in sorted(needed(found, len(found) - 1))]
+
+
+@pytest.mark.parametrize(
+    ("sources", "runs"),
+    [
+        (["a = 1\nb = 2", "print(b)"], ["b = 2", "print(b)"]),
+        (["a = 1", "a = 2", "print(a)"], ["a = 2", "print(a)"]),
+        (["a = 1", "a = a + 1", "print(a)"], ["a = 1", "a = a + 1", "print(a)"]),
+        (["a = []\na[0:] = [1]\nlen(a)", "print(a)"], ["a = []", "a[0:] = [1]", "print(a)"]),
+        (["import os, sys\nimport math", "print(sys)"], ["import os, sys", "print(sys)"]),
+        (["def f(x):\n    return g(x)", "x = 1", "def g(y):\n    return y", "f(2)"],
+         ["def f(x):\n    return g(x)", "def g(y):\n    return y", "f(2)"]),
+        (["k = 3", "f = lambda x: k * x", "[f(k) for k in range(2)]"],
+         ["k = 3", "f = lambda x: k * x", "[f(k) for k in range(2)]"]),
+        (["with open('x') as file:\n    text = 1", "text"], ["with open('x') as file:\n    text = 1", "text"]),
+        (["from math import *\nz = 1", "print(pi)"], ["from math import *", "print(pi)"]),
+        (["%matplotlib inline\na = 1", "!ls\na"], ["a = 1", "a"]),
+        (["a = (", "print(1)"], ["print(1)"]),
+    ],
+)  # fmt: skip
+def test_only_the_statements_that_give_a_name_run(sources, runs):
+    assert chosen(*sources) == runs
+
+
+@pytest.mark.parametrize("path", find_notebooks(), ids=lambda path: path.stem)
+def test_no_check_of_the_homework_needs_the_data_or_an_experiment(path):
+    notebook = nbformat.read(path, as_version=4)
+    found = pieces(notebook)
+    checks = [cell for cell in graded_cells(notebook).values() if cell.cell_type == "code"]
+    goals = [n for n, piece in enumerate(found) if any(notebook.cells[piece.cell] is cell for cell in checks)]
+    assert len(goals) == len(checks)
+    for goal in goals:
+        text = "\n".join(found[n].source for n in needed(found, goal))
+        for slow in ("load_sprites(", "fit(", "train(", "plots.figure", "student_data("):
+            assert slow not in text
+
+
+# ------------------------------------------------------------------------------------------------- the parts
+
+
+def test_every_part_is_done_missing_or_failed_with_its_first_message(tmp_path):
+    path = write(
+        tmp_path / "01_small.ipynb",
+        code("import math\ndata = 1 / 0", "Q1-setup", locked=True),
+        code("def helper(x):\n    return 2 * x\n\nhelper(1 / 0)"),
+        solution("Q1-P1", "def double(x):\n    return helper(x)"),
+        judge("Q1-P1", "worst = double(2)\nassert worst == 4, 'it must double'", 2),
+        code("raise SystemExit('an experiment')"),
+        solution("Q1-P2", "def half(x):\n    return math.floor(x / 2)"),
+        judge("Q1-P2", "worst = half(3)\nassert worst == 1.5, 'it must\\nhalve'"),
+        solution("Q1-P3", f"def third(x):\n    {STUB.splitlines()[1]}"),
+        judge("Q1-P3", "assert third(3) == 1"),
+        solution("Q1-P4", STUB),
+        judge("Q1-P4", "assert size == 3"),
+        solution("Q1-P5", "def broken(:\n    pass"),
+        judge("Q1-P5", "assert broken() is None"),
+        solution("Q1-P6", "def endless():\n    while True:\n        pass"),
+        judge("Q1-P6", "assert endless() is None"),
+        solution("Q1-P7", "file = open('nowhere.txt')"),
+        judge("Q1-P7", "assert file.read() == ''"),
+        answer("Q1-T1", "Because."),
+        answer("Q1-T2", ANSWER),
+        answer("Q1-T3", " \n", 3),
+    )
+    before = path.read_bytes()
+    parts = check_notebook(path, timeout=2)
+    assert path.read_bytes() == before
+    assert [(part.item, part.points, part.state) for part in parts] == [
+        ("Q1.P1", 2, DONE),
+        ("Q1.P2", 1, FAILED),
+        ("Q1.P3", 1, MISSING),
+        ("Q1.P4", 1, MISSING),
+        ("Q1.P5", 1, FAILED),
+        ("Q1.P6", 1, FAILED),
+        ("Q1.P7", 1, FAILED),
+        ("Q1.T1", 1, DONE),
+        ("Q1.T2", 1, MISSING),
+        ("Q1.T3", 3, MISSING),
+    ]
+    messages = {part.item: part.message for part in parts}
+    assert messages["Q1.P2"] == "it must halve"
+    assert messages["Q1.P3"] == "still to be written: Q1-P3-solution"
+    assert messages["Q1.P4"] == "still to be written: Q1-P4-solution"
+    assert messages["Q1.P5"].startswith("SyntaxError: ")
+    assert messages["Q1.P6"] == "a cell took longer than 2 s"
+    assert messages["Q1.P7"].startswith("FileNotFoundError: ")
+    assert messages["Q1.T2"] == "the answer is blank"
+    assert "1 of 2" not in check.summary({"x": parts})
+    assert check.summary({"x": parts}) == "2 of 10 parts are done, with 3 of 13 points"
+    assert parts[0].line() == "  Q1.P1    2 points  done"
+
+
+def test_a_kernel_that_dies_is_said(tmp_path):
+    path = write(
+        tmp_path / "01_small.ipynb",
+        solution("Q1-P1", "def die():\n    import os\n    os._exit(1)"),
+        judge("Q1-P1", "die()"),
+        judge("Q1-P2", "assert True"),
+    )
+    first, second = check_notebook(path)
+    assert (first.state, second.state) == (FAILED, FAILED)
+    assert first.message == second.message == "Kernel died"
+
+
+@pytest.mark.parametrize("path", find_notebooks(), ids=lambda path: path.stem)
+def test_a_solved_notebook_is_done_and_a_released_one_is_missing(path, tmp_path):
+    solved = check_notebook(path)
+    assert [part for part in solved if part.state != DONE] == []
+    notebook = stubbed(nbformat.read(path, as_version=4))
+    (tmp_path / "student_number.txt").write_text("4711")
+    nbformat.write(notebook, tmp_path / path.name)
+    released = check_notebook(tmp_path / path.name)
+    assert [part.cell for part in released] == [part.cell for part in solved]
+    assert [part for part in released if part.state != MISSING] == []
+
+
+def test_a_wrong_solution_gets_the_message_of_the_check_whatever_became_of_the_check(tmp_path, capsys):
+    [source] = find_notebooks(["1"])
+    notebook = nbformat.read(source, as_version=4)
+    cells = marked_cells(notebook)
+    cells["Q1-P2-solution"].source = cells["Q1-P2-solution"].source.replace("(1 - alpha_bar).sqrt()", "(1 - alpha_bar)")
+    cells["Q1-P2-check"].source = "assert True"
+    notebook.cells.remove(cells["Q1-P1-check"])
+    nbformat.write(notebook, tmp_path / source.name)
+    assert main(["check", str(tmp_path / source.name)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert any("Q1.P2    5 points  failed" in line and "wrong size" in line for line in lines)
+    assert any("Q1.P1    2 points  missing" in line and "Q1-P1-check was deleted" in line for line in lines)
+    assert lines[-1] == "4 of 6 parts are done, with 15 of 22 points"
+
+
+# ------------------------------------------------------------------------------------------------- the command
+
+
+def test_the_notebooks_of_this_folder_are_checked_and_the_code_says_if_all_is_done(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "a.ipynb", answer("Q1-T1", "Because."))
+    assert main(["check"]) == 0
+    assert "a.ipynb\n  Q1.T1    1 points  done" in capsys.readouterr().out
+    write(tmp_path / "b.ipynb", answer("Q1-T2", ANSWER))
+    assert main(["check"]) == 1
+
+
+def test_what_check_refuses(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.ipynb").write_text("no notebook")
+    write(tmp_path / "empty.ipynb", new.new_markdown_cell("nothing"))
+    for words, message in (
+        (["nowhere.ipynb"], "there is no notebook nowhere.ipynb; check the path."),
+        (["."], "there is no notebook .; check the path."),
+        (["text.ipynb"], "text.ipynb cannot be read as a notebook"),
+        (["empty.ipynb"], "empty.ipynb has no graded cells, expected a notebook of the homework."),
+        (["text.ipynb", "--timeout", "0"], "'0' is not a whole number of at least 1"),
+    ):
+        try:
+            ended = main(["check", *words])
+        except SystemExit as end:
+            ended = end.code
+        assert ended == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+    monkeypatch.chdir(tmp_path.parent / tmp_path.name)
+    for path in tmp_path.glob("*.ipynb"):
+        path.unlink()
+    assert main(["check"]) == 2
+    assert "there are no notebooks in this folder" in capsys.readouterr().err
+
+
+def test_checking_does_not_wait_for_torch_twice():
+    code = "import sys, hw3utils.course.submit; assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_ctrl_c_ends_the_checks_and_their_kernel(tmp_path):
+    """The cell tells its process number through a pipe, so that the signal meets it at work; then nothing is left."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    told = f"import os, threading\nopen({str(pipe)!r}, 'w').write(str(os.getpid()))\nthreading.Event().wait()"
+    path = write(tmp_path / "long.ipynb", judge("Q1-P1", told))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hw3utils", "check", str(path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    kernel = int(pipe.read_text())
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate()
+    assert process.returncode == 130
+    assert error.splitlines()[-1] == "hw3 check: interrupted; what was written before is whole"
+    with pytest.raises(ProcessLookupError):
+        os.kill(kernel, 0)

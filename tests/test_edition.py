@@ -1,0 +1,193 @@
+"""The student's edition: the text survives, help is there and tells no answer, and who skips an item can go on."""
+
+import ast
+import json
+import re
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from hw3utils.course import release
+from hw3utils.course.assignment import ITEMS
+from hw3utils.course.nbgrading import ANSWER, graded_cells, student_text
+from hw3utils.course.runner import NOTEBOOKS, find_notebooks
+
+NAMES = [path.stem for path in find_notebooks()]
+
+
+@pytest.fixture(scope="module")
+def edition(tmp_path_factory):
+    pytest.importorskip("nbgrader", reason="nbgrader is not installed")
+    out = tmp_path_factory.mktemp("edition") / "out"
+    release.release(out)
+    return {path.stem: nbformat.read(path, 4) for path in sorted(out.glob("*.ipynb"))}
+
+
+def solved(name):
+    return nbformat.read(NOTEBOOKS / f"{name}.ipynb", 4)
+
+
+def mark(cell):
+    return cell.metadata.get("nbgrader") or {}
+
+
+def texts(notebook, kind="markdown"):
+    return [cell.source for cell in notebook.cells if cell.cell_type == kind]
+
+
+def exercises(notebook):
+    """Places of the cells that a student writes: code with a stub, and answers."""
+    return [i for i, cell in enumerate(notebook.cells) if mark(cell).get("solution")]
+
+
+def graded_exercises(notebook):
+    """Those of them that points hang on: every answer, and the code above a check."""
+    found = []
+    for i in exercises(notebook):
+        cell = notebook.cells[i]
+        checks = [name for name, check in graded_cells(notebook).items() if check.cell_type == "code"]
+        if cell.cell_type == "markdown" or mark(cell)["grade_id"] in {before(notebook, name) for name in checks}:
+            found.append(i)
+    return found
+
+
+def before(notebook, check):
+    """The grade_id of the stub that stands above a check."""
+    names = [mark(cell).get("grade_id") for cell in notebook.cells]
+    place = names.index(check)
+    return next(mark(notebook.cells[i])["grade_id"] for i in reversed(exercises(notebook)) if i < place)
+
+
+def solution_lines(name):
+    """The lines of each solution of a notebook that say something, by grade_id."""
+    found = {}
+    for cell in solved(name).cells:
+        if cell.cell_type == "code" and mark(cell).get("solution"):
+            inside = re.findall(r"### BEGIN SOLUTION\n(.*?)\s*### END SOLUTION", cell.source, re.DOTALL)
+            lines = [line.strip() for part in inside for line in part.splitlines()]
+            found[mark(cell)["grade_id"]] = [line for line in lines if len(line) > 30 and not line.startswith("#")]
+    return found
+
+
+def test_every_item_has_its_heading(edition):
+    headings = "\n".join(
+        line
+        for notebook in edition.values()
+        for text in texts(notebook)
+        for line in text.splitlines()
+        if line[:2] == "##"
+    )
+    for item in ITEMS:
+        assert re.search(rf"{re.escape(item)}\b", headings), item
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_equation_that_is_cited_is_defined(edition, name):
+    text = "\n".join(texts(edition[name]))
+    defined = re.findall(r"\\tag\{(\d+)\}", text)
+    assert len(defined) == len(set(defined))
+    text = re.sub(r"^\*\*Items:.*$", "", text, flags=re.MULTILINE)
+    # A number of another paper or notebook has its name beside it.
+    foreign = r"(DDPM|arXiv[^.]*|paper|\d{4}\)?|et al\.[^.]*|notebook \d\d|ipynb\)),? equations?[^.;)]*"
+    own = re.sub(foreign, "", re.sub(r"\$\$.*?\$\$|\$[^$]*\$", "", text, flags=re.DOTALL))
+    cited = set(re.findall(r"[Ee]quations? \((\d+)\)|(?<![\w)])\((\d{1,2})\)(?![\w(])", own))
+    cited = {one or other for one, other in cited}
+    assert cited <= set(defined), cited - set(defined)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_cell_before_a_stub_says_what_it_asks_for(edition, name):
+    notebook = edition[name]
+    for grade_id, lines in solution_lines(name).items():
+        place = next(i for i, cell in enumerate(notebook.cells) if mark(cell).get("grade_id") == grade_id)
+        above = "\n".join(cell.source for cell in notebook.cells[:place])
+        for line in lines:
+            assert line not in above, (grade_id, line)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_answers_are_blank_and_what_stands_round_them_is_locked(edition, name):
+    for cell in edition[name].cells:
+        if mark(cell).get("solution"):
+            assert cell.source == ANSWER if cell.cell_type == "markdown" else "raise NotImplementedError" in cell.source
+        elif "\\tag{" in cell.source and re.search(r"T\d", mark(cell).get("grade_id", "")):
+            assert mark(cell)["locked"]
+        assert "solved edition" not in cell.source
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_in_three_steps(edition, name):
+    notebook, whole = edition[name], solved(name)
+    for i in graded_exercises(notebook):
+        grade_id = mark(notebook.cells[i])["grade_id"]
+        near = [cell.source for cell in notebook.cells[max(0, i - 3) : i] if "<summary>Hint 1" in cell.source]
+        assert near, grade_id
+        help_text = near[-1]
+        assert "<summary>Hint 2" in help_text
+        assert len(re.findall("<details>", help_text)) == len(re.findall("</details>", help_text)) == 2
+        for lines in solution_lines(name).values():
+            assert not any(line in help_text for line in lines)
+        there = next(cell.source for cell in whole.cells if cell.source.startswith(help_text[:60]))
+        assert "the answer</summary>" in there
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_questions_come_before_figures_and_the_end_says_what_is_not_shown(edition, name):
+    text = "\n".join(texts(edition[name]))
+    assert text.count("<summary>What will you see, and why?</summary>") >= 4
+    assert text.count("<summary>Then compare</summary>") == text.count("<summary>What will you see, and why?</summary>")
+    end = text.split("## What this does not show")[1]
+    assert len(re.findall(r"<summary>\d\. ", end)) == 5
+    assert len(re.findall(r"^\* .*\d{4}", end.split("**To go on.**")[1], re.MULTILINE)) >= 3
+    assert text.count("<details>") == text.count("</details>")
+
+
+def test_common_mistakes_are_numbered(edition):
+    numbers = [
+        int(number) for notebook in edition.values() for text in texts(notebook)
+        for number in re.findall(r"Common mistake (\d+)", text)
+    ]  # fmt: skip
+    assert sorted(numbers) == list(range(1, len(numbers) + 1))
+    assert len(numbers) >= 6
+
+
+def test_what_only_the_solved_edition_shows_is_cut_out():
+    cell = {"cell_type": "markdown", "source": ["a\n", "<!-- solved edition -->\n", "b\n", "<!-- end -->\n", "c"]}
+    code = {"cell_type": "code", "source": ["<!-- solved edition -->\n"]}
+    left = json.loads(student_text(json.dumps({"cells": [cell, code]})))["cells"]
+    assert "".join(left[0]["source"]) == "a\nc"
+    assert left[1]["source"] == code["source"]
+
+
+def defined_in_stubs(name):
+    """Names of the functions that the student writes."""
+    stubs = [cell.source for cell in solved(name).cells if cell.cell_type == "code" and mark(cell).get("solution")]
+    return {
+        node.name for source in stubs for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)
+    } | {
+        target.id
+        for source in stubs
+        for node in ast.parse(source).body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_who_writes_nothing_can_go_on(edition, name, tmp_path, monkeypatch):
+    monkeypatch.setenv("HW3_PROFILE", "tiny")
+    monkeypatch.setenv("HW3_CHECK_SEED", "3")
+    (tmp_path / "student_number.txt").write_text("4711")
+    notebook = edition[name].copy()
+    client = NotebookClient(notebook, timeout=600, allow_errors=True, resources={"metadata": {"path": str(tmp_path)}})
+    client.execute()
+    mine = defined_in_stubs(name)
+    for cell in notebook.cells:
+        errors = [output for output in cell.get("outputs", []) if output.output_type == "error"]
+        if not errors or cell.source.startswith("report.table()"):
+            continue
+        # Only what takes the student's own work may stop; a tiny experiment may miss its limits.
+        needs = any(re.search(rf"\b{own}\b", cell.source) for own in mine)
+        assert needs or errors[0].ename == "AssertionError", (cell.source[:200], errors[0].ename, errors[0].evalue)
