@@ -206,3 +206,13 @@ class _Metered:
             raise _Refused(self.too_large)
         self.file.write(block)
         self.tell(len(block))
+
+
+def png_files(folder: Path, *, hidden: bool = False) -> list[Path]:
+    """Every PNG file below a folder, sorted by path: those to read, or those that are hidden or that macOS adds."""
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() == ".png" and p.is_file())
+    return [p for p in files if _hidden(p.relative_to(folder)) == hidden]
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)

@@ -256,9 +256,9 @@ def save_grid(images: np.ndarray, path: str | Path, *, columns: int = 10, scale:
 
 
 def smooth(values: Sequence[float] | Tensor, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Means of consecutive stretches of `width` values, and the index (from 1) of the last value of each."""
-    width = check_count(width, "width")
+    """Means of stretches of `width` values, of all where there are fewer, and the index (from 1) of each one's end."""
     values = np.asarray(values, dtype=np.float64)
+    width = min(check_count(width, "width"), max(len(values), 1))
     n = len(values) // width
     return np.arange(1, n + 1) * width, values[: n * width].reshape(n, width).mean(1)
 

@@ -26,13 +26,34 @@ def test_student_number_is_read_from_the_file_and_the_variable_goes_first(tmp_pa
     assert student_number() == "7"
 
 
-@pytest.mark.parametrize("written", ["", "abc", "-5", "1" * 21, "12 34", "\u0661"])
+@pytest.mark.parametrize("written", ["", "abc", "-5", "1.5", "1" * 21, "12 34", "B9910", "9910 or 4711"])
 def test_student_number_refuses_what_is_none(written, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HW3_STUDENT", raising=False)
     (tmp_path / "student_number.txt").write_text(written, encoding="utf-8")
     with pytest.raises(ValueError, match=r"student_number\.txt holds .*, expected a student number of 1 to 20 digits"):
         student_number()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize(
+    "written",
+    [
+        "0810\r\n",
+        "Student number: 0810.",
+        "number=0810",
+        "#0810",
+        "(0810)\n\n",
+        "\u06f0\u06f8\u06f1\u06f0",
+        "\u0634\u0645\u0627\u0631\u0647: \u200f\u06f0\u06f8\u06f1\u06f0\u200f",
+        "\u0660\u0668\u0661\u0660",
+    ],
+)
+def test_student_number_is_read_as_editors_and_students_write_it(written, encoding, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HW3_STUDENT", raising=False)
+    (tmp_path / "student_number.txt").write_bytes(written.encode(encoding))
+    assert student_number() == "0810"
 
 
 def test_two_students_have_different_mixtures_and_data():

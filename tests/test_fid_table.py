@@ -165,6 +165,28 @@ def test_fid_command_line(tmp_path, capsys):
     assert "samples of sprites (DDIM, 2 steps" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_part_of_a_set_is_random_and_the_seed_decides_it(kind, tmp_path):
+    """Names and rows are often in the order of the classes: the first n would be the first class."""
+    images = np.zeros((200, 16, 16, 3), np.uint8)
+    images[:, 0, 0, 0] = np.arange(200)
+    np.save(tmp_path / "a.npy", images)
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{i:03d}.png")
+
+    def taken(n, seed):
+        pictures = open_set(str(tmp_path / "a.npy" if kind == "file" else tmp_path), n=n, seed=seed)
+        return np.concatenate(list(pictures))[:, 0, 0, 0].tolist(), pictures.description
+
+    part, said = taken(100, 0)
+    assert part == taken(100, 0)[0] != taken(100, 1)[0]
+    assert len(set(part)) == 100
+    # The mean of 100 of 200 ranks has the standard deviation 4.1 about 99.5; that of the first 100 is 49.5.
+    assert abs(np.mean(part) - 99.5) < 20
+    assert said.endswith("(a random 100 of 200, seed 0)")
+    assert taken(200, 0)[0] == list(range(200))
+
+
 def test_a_set_knows_how_many_batches_it_gives(tmp_path):
     images = load_sprites(n_train=23, n_test=10).train_images
     np.save(tmp_path / "a.npy", images)

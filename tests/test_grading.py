@@ -8,6 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import zipfile
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -282,6 +284,16 @@ def test_submissions_of_every_kind(small, tmp_path, capsys):
         str(tmp_path / "none"),
         variant(small, "last", RIGHT),
     ]
+    helped = Path(variant(small, "helped", "from my_helper import double"))
+    (helped / "my_helper.py").write_text(RIGHT)
+    shell = Path(variant(small, "shell", RIGHT))
+    (shell / "student_number.txt").write_bytes("4713\r\n".encode("utf-16"))
+    letters = Path(variant(small, "letters", RIGHT))
+    (letters / "student_number.txt").write_text("B9910")
+    with zipfile.ZipFile(tmp_path / "packed.zip", "w") as archive:
+        archive.write(shell / small.name, f"inner/{small.stem} (1).ipynb")
+        archive.writestr("inner/student_number.txt", "4714")
+    submissions += [str(path) for path in (helped, shell, letters, tmp_path / "packed.zip")]
     before = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in tmp_path.rglob("*") if path.is_file()}
     out = tmp_path / "out"
     assert main(["grade", *submissions, "--out", str(out), "--timeout", "3"]) == 1
@@ -302,13 +314,20 @@ def test_submissions_of_every_kind(small, tmp_path, capsys):
         "text": (0, "not run"),
         "none": (0, "not run"),
         "last": (2, "passed"),
+        "helped": (2, "passed"),
+        "shell": (2, "passed"),
+        "letters": (2, "passed"),
+        "packed": (2, "passed"),
     }
+    assert [reports[name]["student_number"] for name in ("shell", "letters", "packed")] == ["4713", "", "4714"]
+    assert "student_number.txt holds 'B9910'" in reports["letters"]["problems"][0]
+    assert reports["packed"]["problems"] == [f"{small.stem} (1).ipynb was taken for {small.name}."]
     assert checks["wrong"]["message"] == "it must double"
     assert "was changed and was put back; then it failed. it must double" in checks["cheat"]["message"]
     assert "was deleted" in checks["deleted"]["message"]
     assert "cannot be read as a notebook" in reports["broken"]["problems"][-1]
     assert "was not handed in" in reports["none"]["problems"][-1]
-    assert len((out / "grades.csv").read_text().splitlines()) == 13
+    assert len((out / "grades.csv").read_text().splitlines()) == 17
     said = capsys.readouterr().out
     assert "killer: 0 of 2 automatic points" in said
 
@@ -316,7 +335,7 @@ def test_submissions_of_every_kind(small, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nowhere"], "there is no submission nowhere; give a folder with notebooks, or a notebook"),
+        (["nowhere"], "there is no submission nowhere; give a folder with notebooks, an archive of one, or a notebook"),
         ([".", "."], "two submissions are called"),
     ],
 )

@@ -61,6 +61,9 @@ def test_smooth_is_the_mean_of_stretches():
     steps, values = plots.smooth([1.0, 3.0, 5.0, 7.0, 100.0], 2)
     assert steps.tolist() == [2, 4]
     assert values.tolist() == [2.0, 6.0]
+    steps, values = plots.smooth([1.0, 3.0], 50)
+    assert (steps.tolist(), values.tolist()) == ([2], [2.0])
+    assert len(plots.smooth([], 50)[0]) == 0
 
 
 def test_density_contours_hold_the_mass_that_they_say(monkeypatch):

@@ -539,6 +539,22 @@ def test_sub_folders_are_classes(tmp_path):
     assert [found[key] for key in keys(sprites)] == [0, 1, 1, 1, 0, 0]
 
 
+@pytest.mark.parametrize("shape", ["one class", "classes"])
+def test_hidden_files_are_left_out_and_counted(shape, tmp_path):
+    sprites = draw_sprites(6, seed=4)[0]
+    for n, sprite in enumerate(sprites):
+        save_png(tmp_path / ("" if shape == "one class" else f"class {n % 2}") / f"{n}.png", sprite)
+    want = load_sprites(tmp_path, n_test=1)
+    for name in (".ipynb_checkpoints/0-checkpoint.png", ".git/x.png", "class 0/.hidden/y.png"):
+        save_png(tmp_path / name, sprites[0] // 2)
+    for name in ("__MACOSX/class 0/._0.png", "._0.png", "class 1/._1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"Mac OS X")
+    data = load_sprites(tmp_path, n_test=1)
+    assert (data.sha256, data.class_names) == (want.sha256, want.class_names)
+    assert data.source == f"{want.source}; hidden files left out: 6"
+
+
 def test_bad_folders_are_refused(tmp_path):
     sprite = draw_sprites(1)[0][0]
     with pytest.raises(FileNotFoundError, match="expected 'embedded', 'real', 'folder' or an existing folder"):

@@ -765,6 +765,8 @@ def test_a_checkpoint_of_other_settings_is_refused_by_name(data, at_five, change
 def test_a_checkpoint_of_other_data_is_refused(data, at_five):
     with pytest.raises(ValueError, match="saw 28 samples, the data here are 20"):
         whole(tuple(tensor[:20] for tensor in data), out=at_five, resume=True)
+    with pytest.raises(ValueError, match="was made with other data; resume it with those"):
+        whole(tuple(tensor.flip(0) for tensor in data), out=at_five, resume=True)
 
 
 def test_what_train_refuses(data, tmp_path):

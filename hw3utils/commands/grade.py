@@ -15,7 +15,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "Grade submissions. This EXECUTES THE STUDENTS' CODE, with this Python and the rights of this "
         "user: use a machine or a container that has nothing to lose."
     )
-    parser.add_argument("submissions", nargs="+", type=Path, metavar="SUBMISSION", help="folder of notebooks, or one")
+    parser.add_argument(
+        "submissions", nargs="+", type=Path, metavar="SUBMISSION", help="folder or zip of notebooks, or one"
+    )
     parser.add_argument("--out", type=Path, default=Path("out/grades"), help="folder of the reports")
     parser.add_argument("--timeout", type=count, default=600, help="seconds that a cell may take")
     parser.add_argument("--profile", choices=list(PROFILES), help="sizes (default: $HW3_PROFILE, else quick)")

@@ -1,6 +1,9 @@
 """The 22 graded items of the homework: points, what must be shown, and the notebooks that show it."""
 
+import codecs
 import os
+import re
+import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,11 +56,12 @@ def student_number() -> str:
     of it.
 
     Returns:
-        The number as it was written.
+        The number in digits of 0 to 9, with its leading zeros. Words may stand around it in the file, which may be
+        UTF-8 or UTF-16; digits of other scripts, such as Persian ones, are taken too.
 
     Raises:
         FileNotFoundError: when there is neither the variable nor the file.
-        ValueError: when it is not 1 to 20 digits.
+        ValueError: when there is not exactly one number, of 1 to 20 digits.
     """
     given = os.environ.get(STUDENT_VARIABLE)
     return _number(given, STUDENT_VARIABLE) if given else number_in(Path())
@@ -71,12 +75,21 @@ def number_in(folder: Path) -> str:
         raise FileNotFoundError(
             f"there is no file {STUDENT_FILE} in {where}; write your student number into it, or set {STUDENT_VARIABLE}."
         )
-    return _number(path.read_text(encoding="utf-8", errors="replace"), STUDENT_FILE)
+    return _number(_text(path.read_bytes()), STUDENT_FILE)
+
+
+def _text(data: bytes) -> str:
+    """The text of a small file, as editors and shells write it: UTF-8, or UTF-16 with its byte order mark."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16", errors="replace")
+    return data.decode("utf-8-sig", errors="replace")
 
 
 def _number(given: str, place: str) -> str:
-    """A student number, if a text is one."""
-    number = given.strip()
-    if not (number.isascii() and number.isdecimal() and len(number) <= 20):
-        raise ValueError(f"{place} holds {number[:40]!r}, expected a student number of 1 to 20 digits.")
-    return number
+    """The one number in a text, in digits of 0 to 9; words may stand around it, and it may be in other digits."""
+    visible = "".join(c for c in given if unicodedata.category(c) != "Cf")
+    words = [word.strip("\"'().,;") for word in re.split(r"[\s:=#]+", visible)]
+    numbers = [word for word in words if any(c.isdecimal() for c in word)]
+    if len(numbers) != 1 or not numbers[0].isdecimal() or len(numbers[0]) > 20:
+        raise ValueError(f"{place} holds {given.strip()[:40]!r}, expected a student number of 1 to 20 digits.")
+    return "".join(str(unicodedata.decimal(c)) for c in numbers[0])

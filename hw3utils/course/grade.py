@@ -11,13 +11,14 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hw3utils.course.assignment import ITEMS, STUDENT_FILE, STUDENT_VARIABLE
+from hw3utils.course.assignment import ITEMS, STUDENT_FILE, STUDENT_VARIABLE, number_in
 from hw3utils.course.checks.building_blocks import SEED_VARIABLE
+from hw3utils.course.handed_in import MANIFEST, HandedIn, open_submission
 from hw3utils.course.nbgrading import (
     ANSWER,
     Course,
@@ -80,7 +81,7 @@ def grade(
     The files of a submission are read, never changed.
 
     Args:
-        submissions: a folder with notebooks each, or one notebook each.
+        submissions: a folder with notebooks, an archive of one (`hw3 submit`), or a notebook; one for each student.
         out: folder of the reports: NAME/NOTEBOOK.html and NAME/report.json for each student, and grades.csv.
         timeout: seconds that a cell may take.
         profile: sizes of the notebooks' own experiments (see `profiles`).
@@ -101,7 +102,9 @@ def grade(
     named = {}
     for path in submissions:
         if not path.exists():
-            raise ValueError(f"there is no submission {path}; give a folder with notebooks, or a notebook.")
+            raise ValueError(
+                f"there is no submission {path}; give a folder with notebooks, an archive of one, or a notebook."
+            )
         name = re.sub(r"[^\w-]+", "-", path.resolve().stem if path.is_file() else path.resolve().name).strip("-")
         if name in named:
             raise ValueError(f"two submissions are called {name!r}; rename one, their reports would be one file.")
@@ -129,15 +132,14 @@ def _grade_one(
     """Grade one submission and write its report."""
     import nbformat
 
-    folder = path if path.is_dir() else path.parent
-    number = folder / STUDENT_FILE
-    text = number.read_text(encoding="utf-8", errors="replace").strip()[:40] if number.is_file() else ""
-    result = Graded(name, str(path), text)
-    if not text:
-        result.problems.append(f"there is no {STUDENT_FILE}; the number of the source was taken.")
-    files = {file.name: file for file in ([path] if path.is_file() else sorted(path.glob("*.ipynb")))}
-    for stranger in sorted(set(files) - set(sources)):
-        result.problems.append(f"{stranger} is no notebook of this homework and was left out.")
+    result = Graded(name, str(path), "")
+    try:
+        found = open_submission(path, course.root / "unpacked" / name, sources)
+    except ValueError as error:
+        result.problems.append(str(error))
+        found = HandedIn(course.root / "unpacked" / name)
+    _say_what_lies_there(found, sources, result)
+    files = found.notebooks
     seconds = {}
     masters = {file: nbformat.read(source, as_version=4) for file, source in sources.items()}
     cells = sum(cell.cell_type == "code" for file in masters.keys() & files.keys() for cell in masters[file].cells)
@@ -146,7 +148,7 @@ def _grade_one(
     for file, handed_out in masters.items():
         began = time.monotonic()
         if file not in files:
-            if path.is_dir() or not set(files) & set(sources):
+            if path.suffix != ".ipynb" or not set(files) & set(sources):
                 result.problems.append(f"{file} was not handed in.")
             result.cells += _none(handed_out, file, "it was not handed in")
             continue
@@ -158,12 +160,16 @@ def _grade_one(
             result.problems.append(reason)
             result.cells += _none(handed_out, file, reason)
             continue
-        result.cells += _run(course, handed_out, handed_in, files[file], name, text, out, result.problems)
+        folder = course.root / "submitted" / name / Path(file).stem
+        folder.mkdir(parents=True)
+        for beside in found.beside:
+            shutil.copyfile(beside, folder / beside.name)
+        result.cells += _run(course, handed_out, handed_in, folder / file, out, result)
         seconds[file] = round(time.monotonic() - began, 1)
     bar.close()
     report = {
         "student": name,
-        "student_number": text,
+        "student_number": result.student_number,
         "submission": result.submission,
         "automatic": {"points": result.points(), "possible": result.possible(manual=False)},
         "by_hand": {"pending": result.possible(manual=True)},
@@ -179,6 +185,25 @@ def _grade_one(
     return result
 
 
+def _say_what_lies_there(found: HandedIn, sources: Collection[str], result: Graded) -> None:
+    """Read the student's number; name what was left out, and what was taken for something else."""
+    try:
+        result.student_number = number_in(found.folder)
+    except FileNotFoundError:
+        result.problems.append(f"there is no {STUDENT_FILE}; the number of the source was taken.")
+    except ValueError as error:
+        result.problems.append(f"{error} The number of the source was taken.")
+    for file, where in found.notebooks.items():
+        if file not in sources:
+            result.problems.append(f"{file} is no notebook of this homework and was left out.")
+        elif where.name != file:
+            result.problems.append(f"{where.name} was taken for {file}.")
+    ours = {MANIFEST, *(name for name in found.left_out if name.startswith("."))}
+    for name, reason in found.left_out.items():
+        if name not in ours:
+            result.problems.append(f"{name} was left out: {reason}.")
+
+
 def _none(handed_out: Any, file: str, reason: str) -> list[Judged]:
     """No points for a notebook that could not be run."""
     return [
@@ -187,26 +212,15 @@ def _none(handed_out: Any, file: str, reason: str) -> list[Judged]:
     ]
 
 
-def _run(
-    course: Course,
-    handed_out: Any,
-    handed_in: Any,
-    file: Path,
-    student: str,
-    number: str,
-    out: Path,
-    problems: list[str],
-) -> list[Judged]:
-    """Execute one notebook through nbgrader; the graded cells with their points, and the HTML feedback."""
+def _run(course: Course, handed_out: Any, handed_in: Any, file: Path, out: Path, result: Graded) -> list[Judged]:
+    """Execute one notebook through nbgrader, as `file`; the graded cells with their points, and the HTML feedback."""
     import nbformat
     from nbgrader.api import Gradebook
 
-    assignment = file.stem
-    folder = course.root / "submitted" / student / assignment
-    folder.mkdir(parents=True)
-    nbformat.write(_put_back(handed_out, handed_in), folder / file.name)
-    own = number or (NOTEBOOKS / STUDENT_FILE).read_text(encoding="utf-8")
-    (folder / STUDENT_FILE).write_text(own, encoding="utf-8")
+    assignment, student, problems = file.stem, result.student, result.problems
+    nbformat.write(_put_back(handed_out, handed_in), file)
+    own = result.student_number or (NOTEBOOKS / STUDENT_FILE).read_text(encoding="utf-8")
+    file.with_name(STUDENT_FILE).write_text(own, encoding="utf-8")
     tampered = _tampered(handed_out, handed_in)
     problems += [f"{file.name}: the check {name} {what}; it was put back." for name, what in tampered.items()]
     done = course.autograde(assignment, student)

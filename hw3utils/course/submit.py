@@ -1,7 +1,6 @@
 """One archive to hand in: the homework's notebooks and what lies beside them, checked, with a manifest."""
 
 import json
-import stat
 import zipfile
 from collections import Counter
 from collections.abc import Sequence
@@ -16,13 +15,12 @@ from nbformat import NotebookNode
 from hw3utils import __version__
 from hw3utils.course.assignment import STUDENT_FILE, number_in
 from hw3utils.course.check import DONE, Part, check_notebook
+from hw3utils.course.handed_in import MANIFEST, MAX_FILE, sort_files
 from hw3utils.course.nbgrading import grade_id, graded_cells
 from hw3utils.course.runner import NOTEBOOKS, find_notebooks, read_notebook
 from hw3utils.files import check_writable, file_sha256, write_atomically
 
 FORMAT = 1
-MANIFEST = "manifest.json"
-MAX_FILE = 50_000_000
 MAX_OUTPUTS = 5_000_000
 # Every file of an archive has the first time that a zip knows, so that the same files make the same archive.
 _TIME = (1980, 1, 1, 0, 0, 0)
@@ -78,32 +76,28 @@ def submit(folder: Path, out: Path, *, timeout: int = 120, made: datetime | None
     for name in result.files:
         if name not in homework and name != STUDENT_FILE:
             result.warnings.append(f"{name} is no notebook of this homework: it is packed, but no check will see it.")
-    result.warnings += [f"{name} is left out: {reason}." for name, reason in result.left_out.items()]
+    result.warnings += [f"{name} is left out: {reason}." for name, reason in sorted(result.left_out.items())]
     _pack(folder, out, result, made or datetime.now(UTC))
     return result
 
 
 def _collect(folder: Path, out: Path, result: Submission) -> None:
     """Sort the files of a folder into those to pack and those to leave out."""
-    for path in sorted(folder.iterdir()):
-        kind = path.lstat()
-        if stat.S_ISLNK(kind.st_mode):
-            result.left_out[path.name] = "it is a link"
-        elif stat.S_ISDIR(kind.st_mode):
-            result.left_out[f"{path.name}/"] = "it is a folder"
-        elif path.resolve() == out.resolve() or path.name == MANIFEST:
-            result.left_out[path.name] = "it is made anew"
-        elif path.name.startswith("."):
-            result.left_out[path.name] = "it is hidden"
-        elif not stat.S_ISREG(kind.st_mode):
-            result.left_out[path.name] = "it is no file"
-        elif kind.st_size > MAX_FILE:
+    files, result.left_out = sort_files(folder)
+    for path in folder.iterdir():
+        if (
+            path.is_file()
+            and not path.is_symlink()
+            and path.stat().st_size > MAX_FILE
+            and path.resolve() != out.resolve()
+        ):
             raise ValueError(
-                f"{path} has {kind.st_size / 1e6:.0f} MB, expected at most {MAX_FILE / 1e6:.0f}; "
+                f"{path} has {path.stat().st_size / 1e6:.0f} MB, expected at most {MAX_FILE / 1e6:.0f}; "
                 "clear its outputs, or move it out of the folder."
             )
-        else:
-            result.files.append(path.name)
+    result.files = [path.name for path in files if path.resolve() != out.resolve()]
+    if out.resolve() in [path.resolve() for path in files]:
+        result.left_out[out.name] = "it is made anew"
 
 
 def _number(folder: Path, result: Submission) -> None:

@@ -1,6 +1,7 @@
 """The files of a run: a checkpoint, written whole and checked before use, with its curve and its average."""
 
 import dataclasses
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,6 +30,7 @@ class RunState(Protocol):
     began: int
     batches: int
     order: Tensor
+    data: tuple[Tensor, ...]
 
 
 @dataclass
@@ -60,6 +62,7 @@ def save_checkpoint(out: Path, run: RunState, history: History) -> None:
         "batch_in_epoch": run.step % run.batches,
         "seconds": history.seconds,
         "samples": len(run.order),
+        "data_sha256": _data_sha256(run.data),
         "config": dataclasses.asdict(run.config),
         "torch": torch.__version__,
     }
@@ -72,6 +75,14 @@ def save_checkpoint(out: Path, run: RunState, history: History) -> None:
     for old in (*out.glob("checkpoint-*.safetensors"), *out.glob(".checkpoint*.part")):
         if old.name != name:
             old.unlink(missing_ok=True)
+
+
+def _data_sha256(data: tuple[Tensor, ...]) -> str:
+    """A hash of the data, by which a checkpoint knows its own."""
+    sha256 = hashlib.sha256()
+    for tensor in data:
+        sha256.update(tensor.cpu().contiguous().view(torch.uint8).numpy())
+    return sha256.hexdigest()
 
 
 def open_checkpoint(out: Path) -> tuple[dict[str, Any], dict[str, Tensor], Path]:
@@ -126,6 +137,9 @@ def load_checkpoint(out: Path, run: RunState) -> History:
         raise ValueError(
             f"the checkpoint in {out} saw {pointer['samples']} samples, the data here are {len(run.order)}."
         )
+    # A checkpoint of an early version does not say it.
+    if "data_sha256" in pointer and pointer["data_sha256"] != _data_sha256(run.data):
+        raise ValueError(f"the checkpoint in {out} was made with other data; resume it with those, or begin elsewhere.")
     parameters = dict(run.network.named_parameters())
     # Adam keeps nothing of a parameter that has had no gradient yet.
     followed = {name.split(".")[0] for name in _part(tensors, "adam.")}

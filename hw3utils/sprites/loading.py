@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from hw3utils.arguments import check_count
-from hw3utils.files import download, file_sha256, read_json, write_json
+from hw3utils.files import download, file_sha256, png_files, read_json, write_json
 from hw3utils.sprites.drawing import CLASS_NAMES, N_TEST, N_TRAIN, as_rows, sprite_set
 from hw3utils.sprites.grammar import SIDE
 
@@ -109,6 +109,8 @@ def load_sprites(
         folder = _png_folder(source, root)
         images, labels, class_names = _read_pngs(folder)
         sentence = f"{len(images)} distinct tiles of the PNG files in {folder}"
+        if hidden := png_files(folder, hidden=True):
+            sentence += f"; hidden files left out: {len(hidden)}"
     train, test = _split(images, n_train, n_test, seed)
     return _pack(images[train], labels[train], images[test], labels[test], class_names, sentence)
 
@@ -272,15 +274,12 @@ def _png_folder(source, root):
     return folder
 
 
-def png_files(folder: Path) -> list[Path]:
-    """Every PNG file below a folder, sorted by path."""
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() == ".png" and p.is_file())
-
-
 def _read_pngs(folder):
     """Return the distinct tiles of all PNG files below a folder, their one-hot labels, and the class names."""
-    beside = sorted(p for p in folder.iterdir() if p.suffix.lower() == ".png" and p.is_file())
-    inside = {p.name: found for p in sorted(folder.iterdir()) if p.is_dir() and (found := png_files(p))}
+    beside, inside = [], {}
+    for path in png_files(folder):
+        within = beside if path.parent == folder else inside.setdefault(path.relative_to(folder).parts[0], [])
+        within.append(path)
     if beside and inside:
         raise ValueError(
             f"{folder} holds PNG files both beside and inside its sub-folders, expected one or the other: "

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from hw3utils.arguments import check_count
+from hw3utils.files import png_files
 from hw3utils.learning.networks import UNet
 from hw3utils.learning.weights import load_weights, pretrained_names, pretrained_path
 from hw3utils.noise import sample_batches
 from hw3utils.samplers import sample_ddim
 from hw3utils.sprites import load_sprites, tensor_to_images
-from hw3utils.sprites.loading import png_files, read_png
+from hw3utils.sprites.loading import read_png
 
 EMBEDDED = ("embedded:train", "embedded:test")
 SAMPLES = 5000
@@ -59,8 +60,9 @@ def open_set(
         name: "embedded:train" or "embedded:test"; an .npy file of pictures uint8 (N, H, W, 3); a folder of PNG
             pictures; or weights (a safetensors file, its folder, or the name of shipped weights), of which samples are
             made by DDIM.
-        n: most pictures to take (of weights: 5000 if not given).
-        steps, eta, seed, device: for sampling.
+        n: most pictures to take (of weights: 5000 if not given); of a file or a folder that holds more, a random part.
+        steps, eta, device: for sampling.
+        seed: decides the samples, and the random part.
         batch_size: pictures at once.
 
     Raises:
@@ -79,12 +81,14 @@ def open_set(
         what = "training" if name.endswith("train") else "held-out"
         return _array(f"the embedded {what} sprites", images, batch_size)
     if path.suffix == ".npy":
-        return _array(str(path), read_pictures(path)[:limit], batch_size)
+        images = read_pictures(path)
+        part = _part(len(images), limit, seed)
+        return _array(f"{path}{_said(len(images), part, seed)}", images[part], batch_size)
     if path.suffix == ".safetensors" or (path / "weights.safetensors").is_file() or name in pretrained_names():
         weights = path if path.exists() else pretrained_path(name)
         return _samples(name, weights, limit or SAMPLES, steps, eta, seed, device, batch_size)
     if path.is_dir():
-        return _folder(path, limit, batch_size)
+        return _folder(path, limit, seed, batch_size)
     expected = f"a folder of PNG files, an .npy file, a safetensors file, or one of {', '.join(EMBEDDED)}"
     raise ValueError(f"there are no pictures {name!r}, expected {expected} or {', '.join(pretrained_names())}.")
 
@@ -147,10 +151,23 @@ def _samples(
     return PictureSet(description, make, -(-n // batch_size))
 
 
-def _folder(folder: Path, limit: int | None, batch_size: int) -> PictureSet:
-    files = png_files(folder)[:limit]
-    if not files:
+def _part(count: int, limit: int | None, seed: int) -> np.ndarray:
+    """Which of `count` pictures to take: all, or a random part, for their order may be that of their classes."""
+    if limit is None or limit >= count:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(seed).permutation(count)[:limit])
+
+
+def _said(count: int, part: np.ndarray, seed: int) -> str:
+    return "" if len(part) == count else f" (a random {len(part)} of {count}, seed {seed})"
+
+
+def _folder(folder: Path, limit: int | None, seed: int, batch_size: int) -> PictureSet:
+    every = png_files(folder)
+    if not every:
         raise ValueError(f"there is no PNG file in {folder}, expected pictures there.")
+    part = _part(len(every), limit, seed)
+    files = [every[k] for k in part]
 
     def read() -> Iterator[np.ndarray]:
         remaining = iter(files)
@@ -163,4 +180,4 @@ def _folder(folder: Path, limit: int | None, batch_size: int) -> PictureSet:
                     raise ValueError(f"{path} is {got} pixels, expected {width}x{height} like {some[0].name}.")
             yield np.stack(pictures)
 
-    return PictureSet(f"the PNG files in {folder}", read, -(-len(files) // batch_size))
+    return PictureSet(f"the PNG files in {folder}{_said(len(every), part, seed)}", read, -(-len(files) // batch_size))

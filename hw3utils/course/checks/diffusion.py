@@ -304,7 +304,8 @@ def check_sampling_pair(
     try:
         for name, sample in (("DDPM", sample_ddpm), ("DDIM", sample_ddim)):
             calls.clear()
-            as_tensor(sample(n), f"what {name} gives", (n, 3, 16, 16))
+            with torch.no_grad():
+                as_tensor(sample(n), f"what {name} gives", (n, 3, 16, 16))
             counted[name] = sum(calls) / n
     finally:
         hook.remove()

@@ -1,0 +1,101 @@
+"""Submissions as they come: folders, archives, copies of downloads; nothing leaves them, nothing is dropped unsaid."""
+
+import stat
+import zipfile
+
+import pytest
+
+from hw3utils.course.handed_in import open_submission
+
+HOMEWORK = ("01_forward_process.ipynb", "02_ddpm_training.ipynb")
+ONE = HOMEWORK[0]
+
+
+def put(folder, *names):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"this is {name}")
+    return folder
+
+
+def zipped(path, *names):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            archive.writestr(name, f"this is {name}")
+    return path
+
+
+@pytest.mark.parametrize("inner", ["", "علی رضایی/", "a folder (2)/"])
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_a_folder_and_an_archive_are_found_one_level_deep(inner, kind, tmp_path):
+    names = [f"{inner}{name}" for name in (ONE, "student_number.txt", "my_helper.py", "data/x.npy")]
+    path = put(tmp_path / "in", *names) if kind == "folder" else zipped(tmp_path / "in.zip", *names, "__MACOSX/._x")
+    found = open_submission(path, tmp_path / "spare", HOMEWORK)
+    assert found.notebooks[ONE].read_text() == f"this is {inner}{ONE}"
+    assert [file.name for file in found.beside] == ["my_helper.py"]
+    assert found.left_out == {"data/": "it is a folder"}
+    assert (found.folder / "student_number.txt").is_file()
+
+
+def test_a_notebook_alone_brings_no_neighbours(tmp_path):
+    put(tmp_path, ONE, "other.py")
+    found = open_submission(tmp_path / ONE, tmp_path / "spare", HOMEWORK)
+    assert (found.notebooks, found.beside) == ({ONE: tmp_path / ONE}, [])
+
+
+@pytest.mark.parametrize(
+    ("names", "taken"),
+    [
+        (["01_forward_process (1).ipynb"], "01_forward_process (1).ipynb"),
+        (["01_forward_process(2).ipynb", "01_forward_process (10).ipynb"], "01_forward_process (10).ipynb"),
+        (["01_forward_process (1).ipynb", ONE], ONE),
+    ],
+)
+def test_a_copy_of_a_download_is_taken_where_the_name_itself_is_missing(names, taken, tmp_path):
+    found = open_submission(put(tmp_path / "in", *names), tmp_path / "spare", HOMEWORK)
+    assert found.notebooks[ONE].name == taken
+    assert len(found.notebooks) == len(names)
+
+
+def test_links_hidden_files_and_modules_of_others_are_left_out(tmp_path):
+    folder = put(tmp_path / "in", ONE, ".hidden", "torch.py", "hw3utils.py", "mine.py", "notes.txt")
+    (folder / "link.txt").symlink_to("/etc/passwd")
+    found = open_submission(folder, tmp_path / "spare", HOMEWORK)
+    assert [file.name for file in found.beside] == ["mine.py", "notes.txt"]
+    assert found.left_out == {
+        ".hidden": "it is hidden",
+        "hw3utils.py": "it would stand in the way of the module hw3utils",
+        "link.txt": "it is a link",
+        "torch.py": "it would stand in the way of the module torch",
+    }
+
+
+@pytest.mark.parametrize("name", ["../outside.ipynb", "/tmp/outside.ipynb", "a\\..\\..\\outside.ipynb"])
+def test_no_name_leads_out_of_an_archive(name, tmp_path):
+    with pytest.raises(ValueError, match="leads out of it"):
+        open_submission(zipped(tmp_path / "in.zip", name), tmp_path / "deep" / "spare", HOMEWORK)
+    assert not list(tmp_path.rglob("outside.ipynb"))
+
+
+def test_links_in_an_archive_are_not_made(tmp_path):
+    link = zipfile.ZipInfo("link.txt")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+        archive.writestr(link, "/etc/passwd")
+        archive.writestr(ONE, "{}")
+    found = open_submission(tmp_path / "in.zip", tmp_path / "spare", HOMEWORK)
+    assert (list(found.notebooks), found.beside) == ([ONE], [])
+    assert found.left_out == {"link.txt": "it is a link"}
+
+
+def test_a_damaged_archive_and_a_bomb_are_refused_in_a_sentence(tmp_path):
+    whole = zipped(tmp_path / "whole.zip", ONE, HOMEWORK[1])
+    (tmp_path / "half.zip").write_bytes(whole.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"half\.zip cannot be unpacked .*; ask for another"):
+        open_submission(tmp_path / "half.zip", tmp_path / "a", HOMEWORK)
+    with zipfile.ZipFile(tmp_path / "many.zip", "w") as archive:
+        for n in range(1001):
+            archive.writestr(f"{n}.txt", "")
+    with pytest.raises(ValueError, match=r"many\.zip holds 1001 files .*, expected at most 1000"):
+        open_submission(tmp_path / "many.zip", tmp_path / "b", HOMEWORK)
