@@ -268,7 +268,7 @@ def ddim_with_hw3utils(eps_model, x, s, times, eta, generator):
 
 @pytest.mark.parametrize("sample", [ddim, ddim_with_hw3utils])
 def test_right_ddim_passes(sample, generator):
-    assert checks.check_sample_ddim(sample, generator=generator) < 0.25
+    assert checks.check_sample_ddim(sample, generator=generator) < 1
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
 """Running notebooks, PASS lines, and the items at the end."""
 
+import configparser
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -165,7 +168,36 @@ def test_lines_hold_the_number_and_its_limits(capsys):
     assert lines[1] == "PASS  Q1.P1  b: below 1e-06 (must be below 0.001)"
     assert lines[2].startswith("PASS  Q1.P1  c: ")
     assert lines[2].endswith("(must be above 4 and below 7)")
-    assert lines[3] == "PASS  Q1.P1  d: within its limits (must be below 1)"
+    assert lines[3] == "PASS  Q1.P1  d: 0.12 in this run (must be below 1)"
+
+
+@pytest.mark.parametrize(
+    ("value", "limits", "shown"),
+    [
+        (259.4, {"above": 259}, "259.4"),
+        (260.0, {"above": 259}, "260"),
+        (0.20004, {"above": 0.2}, "0.20004"),
+        (0.9996, {"below": 1}, "0.9996"),
+        (1.31, {"above": 1.3, "below": 2}, "1.31"),
+        (-0.049, {"below": 0.05}, "0.049"),
+        (89_400.0, {"above": 1e4}, "89400"),
+        (1e-9, {"above": 0, "below": 1}, "1e-09"),
+    ],
+)
+def test_a_number_is_read_beside_its_limit(value, limits, shown, capsys):
+    Report("01").check("Q1.P1", "claim", value, **limits)
+    assert capsys.readouterr().out.startswith(f"PASS  Q1.P1  claim: {shown} (must be ")
+
+
+def test_a_comparison_leaves_out_the_numbers_of_one_run(capsys):
+    rules = configparser.ConfigParser(interpolation=None)
+    rules.read(Path(__file__).parent.parent / ".nbval.cfg")
+    [rule] = [rules[section] for section in rules.sections()]
+    compared = set()
+    for value in (0.123, -3e-9, 5e-05):
+        Report("01").check("Q1.P1", "d", value, below=1, fresh=True)
+        compared.add(re.sub(rule["regex"], rule["replace"], capsys.readouterr().out))
+    assert compared == {"PASS  Q1.P1  d: NUMBER in this run (must be below 1)\n"}
 
 
 @pytest.mark.parametrize(

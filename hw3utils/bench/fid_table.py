@@ -271,15 +271,25 @@ def make_table(out: str | Path, features: Features, data: SpriteData) -> Iterato
 
 
 def table_text(rows: dict[str, Any]) -> str:
-    """The table in the layout of the DDIM paper: a line for each eta, a column for each S; FID +- standard error."""
-    lines = ["FID in sprites features", " " * 16 + "".join(f"S = {steps}".rjust(14) for steps in STEPS)]
+    """The table in the layout of the DDIM paper: a line for each eta, a column for each S; FID +- standard error.
+
+    All numbers are of as many pictures, the first groups that every cell has: FIDs of different N cannot be compared.
+    """
+
+    def number(row: dict[str, Any]) -> str:
+        return f"{row['common']['fid']:.2f} +- {jackknife_error(row['common']['without']):.2f}"
+
+    floor = rows["floor"]
+    lines = [
+        f"FID in sprites features, {floor['common']['n']} pictures a cell",
+        " " * 16 + "".join(f"S = {steps}".rjust(14) for steps in STEPS),
+    ]
     for eta in ETAS:
         cells = [rows.get(Cell(eta, steps).folder) for steps in STEPS]
-        texts = ["-" if cell is None else f"{cell['fid']:.2f} +- {cell['error']:.2f}" for cell in cells]
+        texts = ["-" if cell is None else number(cell) for cell in cells]
         name = f"eta = {eta}" if eta != SIGMA_HAT else "DDPM, sigma-hat"
         lines.append(name.ljust(16) + "".join(text.rjust(14) for text in texts))
-    floor = rows["floor"]
-    lines.append(f"floor: {floor['n']} new pictures of the grammar {floor['fid']:.2f} +- {floor['error']:.2f}")
+    lines.append(f"floor: {floor['common']['n']} new pictures of the grammar {number(floor)}")
     return "\n".join(lines)
 
 

@@ -1,6 +1,7 @@
 """PASS lines: each claim of a notebook judged by a number, and the table of items at its end."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,17 +10,24 @@ from torch import Tensor
 from hw3utils.course.assignment import ITEMS, MIMETYPE
 
 
-def _show(value: float, floor: float) -> str:
-    """Two digits of a number, or only that it is below what rounding decides."""
-    return f"below {floor:.0e}" if abs(value) < floor else f"{value:.2g}"
+def _show(value: float, floor: float, holds: Callable[[float], bool]) -> str:
+    """A number to two digits or its whole part, with more where these would lie on the other side of a limit.
+
+    Below `floor` only that it is.
+    """
+    if abs(value) < floor:
+        return f"below {floor:.0e}"
+    whole = len(str(int(abs(value)))) if abs(value) < 1e6 else 1
+    texts = [f"{value:.{digits}g}" for digits in range(max(2, whole), 10)]
+    return next((text for text in texts if holds(float(text)) == holds(value)), texts[-1])
 
 
 class Report:
     """The claims that a notebook checks, by graded item.
 
     Every check prints one line and raises AssertionError if the claim does not hold, so that a run of the notebook
-    stops there. Numbers are printed with two digits, and not at all where they are nothing but rounding, so that the
-    lines are the same on every machine.
+    stops there. Numbers are printed with two digits, or as many as their limits ask for, and not at all where they are
+    nothing but rounding, so that the lines are the same on every machine. Those that cannot be are marked.
 
     Args:
         notebook: number of the notebook, "01" to "06".
@@ -55,7 +63,8 @@ class Report:
             value: the number, or a tensor of numbers that must all hold.
             below, above: limits, at least one; both excluded. A positive upper limit alone bounds an error, whose
                 sign is left out.
-            fresh: the number comes from fresh random input, another in every run: print only that it keeps its limits.
+            fresh: the number may be another in every run (fresh random input, a student's own data, training): mark it
+                as that of "this run". A comparison of runs leaves it out, see .nbval.cfg.
 
         Raises:
             AssertionError: when the number is not within its limits, or not a number.
@@ -72,14 +81,16 @@ class Report:
         if above is None and below > 0:
             numbers = numbers.abs()
         low, high = float(numbers.min()), float(numbers.max())
+
+        def within(number: float) -> bool:
+            return math.isfinite(number) and (above is None or number > above) and (below is None or number < below)
+
         limits = [f"{name} {limit:g}" for name, limit in (("above", above), ("below", below)) if limit is not None]
-        good_low = math.isfinite(low) and (above is None or low > above)
-        good_high = math.isfinite(high) and (below is None or high < below)
-        holds = good_low and good_high
-        number = high if below is not None and (good_low or not good_high) else low
+        holds = within(low) and within(high)
+        number = high if below is not None and (within(low) or not within(high)) else low
         # An upper limit alone bounds an error: a thousandth of it is where rounding may decide.
         floor = below / 1000 if below is not None and above is None else 0.0
-        shown = "within its limits" if fresh and holds else _show(number, floor)
+        shown = _show(number, floor, within) + (" in this run" if fresh else "")
         line = f"{'PASS' if holds else 'FAIL'}  {item}  {claim}: {shown} (must be {' and '.join(limits)})"
         print(line)
         if not holds:

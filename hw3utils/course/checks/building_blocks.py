@@ -1,5 +1,6 @@
 """What every check is made of: fresh random input, a message for the student, a result turned into a tensor."""
 
+import math
 import os
 import secrets
 from collections.abc import Callable
@@ -50,7 +51,7 @@ HOMEWORK = {
 HOMEWORK_SIGMAS = (1.0, 3.0, 7.0)
 
 
-def check_training_config(config: Any, item: str, *, sigmas: Any = None) -> int:
+def check_training_config(config: Any, item: str, *, sigmas: Any = None) -> float:
     """Judge the parameters of a training run, Q1.P3 or Q2.P2, against those that the homework fixes.
 
     Args:
@@ -59,12 +60,17 @@ def check_training_config(config: Any, item: str, *, sigmas: Any = None) -> int:
         sigmas: Q2.P2, the noise levels.
 
     Returns:
-        0, the number of parameters that differ.
+        The largest relative deviation of a parameter from the homework's.
     """
+    worst = 0.0
     for name, value in HOMEWORK[item].items():
         got = float(getattr(config, name))
-        say(abs(got / value - 1) < 1e-9, f"{name} is {got:g}; look at the parameters that the homework fixes.")
+        worst = max(worst, abs(got / value - 1))
+        say(worst < 1e-9, f"{name} is {got:g}; look at the parameters that the homework fixes.")
     if item == "Q2.P2":
         levels = sorted(float(level) for level in torch.as_tensor(sigmas, dtype=torch.float64).reshape(-1))
-        say(levels == list(HOMEWORK_SIGMAS), f"the noise levels are {levels}; the homework names three others.")
-    return 0
+        right = len(levels) == len(HOMEWORK_SIGMAS)
+        off = max(abs(a / b - 1) for a, b in zip(levels, HOMEWORK_SIGMAS, strict=True)) if right else math.inf
+        say(off < 1e-9, f"the noise levels are {levels}; the homework names three others.")
+        worst = max(worst, off)
+    return worst

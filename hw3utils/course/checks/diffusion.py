@@ -240,7 +240,7 @@ def check_sample_ddim(
     the variance of the rest are.
 
     Returns:
-        The largest deviation: relative for eta = 0, in twentieths of standard errors otherwise.
+        The largest deviation over its limit: a thousandth for eta = 0, five standard errors otherwise.
     """
     generator = fresh_generator(generator)
     n, worst = 20_000, 0.0
@@ -272,7 +272,7 @@ def check_sample_ddim(
             )
             error = abs(slope / factor - 1)
             say(error < 1e-3, f"{where} the samples are {slope / factor:.3g} times as wide as they should be.")
-            worst = max(worst, error)
+            worst = max(worst, error / 1e-3)
             continue
         slope = float((x * x_T).sum() / x_T.double().square().sum())
         got = float((x - slope * x_T).var())
@@ -281,7 +281,7 @@ def check_sample_ddim(
         say(off < 5, f"{where} too {word} noise was added: variance {got:.4g} where {variance:.4g} belongs.")
         drift = abs(slope - factor) / math.sqrt(variance / n)
         say(drift < 5, f"{where} the part that follows x_T is off: the step and its noise do not belong together.")
-        worst = max(worst, off / 20, drift / 20)
+        worst = max(worst, off / 5, drift / 5)
     return worst
 
 
