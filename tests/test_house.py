@@ -14,7 +14,7 @@ GROUND = ("arguments", "devices", "files", "progress")
 # In the order of the notebooks; each may import those before it.
 MATHEMATICS = (
     *("schedules", "noise", "diffusion", "bound", "mixtures", "losses"),
-    *("time_grid", "samplers", "langevin", "divergences"),
+    *("time_grid", "samplers", "langevin", "divergences", "flows", "velocities"),
 )
 # The storeys above, from below: what stands on one storey may see each other and all that is lower.
 STOREYS = (("learning", "sprites"), ("plots", "fid"), ("course", "bench"), ("commands",), ("__main__",))
