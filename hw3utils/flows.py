@@ -93,7 +93,7 @@ def vp_sde(schedule: NoiseSchedule, t: float | Tensor) -> SDE:
 
     >>> from hw3utils.schedules import linear_schedule
     >>> [round(float(value), 4) for value in vp_sde(linear_schedule(), 500.0)]
-    [0.0101, 0.2789, 0.9603]
+    [0.0101, 0.2803, 0.9599]
     """
     if not isinstance(schedule, NoiseSchedule):
         raise ValueError(f"schedule is {type(schedule).__name__}, expected a NoiseSchedule.")

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hw3utils.course.assignment import ITEMS, STUDENT_FILE, STUDENT_VARIABLE, number_in
+from hw3utils.course.assignment import ITEMS, STUDENT_FILE, STUDENT_VARIABLE, is_homework, number_in
 from hw3utils.course.checks.building_blocks import SEED_VARIABLE
 from hw3utils.course.handed_in import MANIFEST, HandedIn, open_submission
 from hw3utils.course.nbgrading import (
@@ -119,7 +119,8 @@ def grade(
     with tempfile.TemporaryDirectory(prefix="hw3-grade-") as folder, environment(**changes):
         print(f"executing students' code with {sys.executable}, no sandbox, in {folder}", flush=True)
         course = Course(Path(folder), timeout=timeout)
-        sources = {path.name: course.generate(path) for path in progress(find_notebooks(), desc="preparing")}
+        paths = [path for path in find_notebooks() if is_homework(path.name)]
+        sources = {path.name: course.generate(path) for path in progress(paths, desc="preparing")}
         for name, path in named.items():
             results.append(_grade_one(course, sources, name, path, out / name, seed=seed, profile=profile))
             _write_table(results, out / "grades.csv")
@@ -194,7 +195,7 @@ def _say_what_lies_there(found: HandedIn, sources: Collection[str], result: Grad
     except ValueError as error:
         result.problems.append(f"{error} The number of the source was taken.")
     for file, where in found.notebooks.items():
-        if file not in sources:
+        if file not in sources and is_homework(file):
             result.problems.append(f"{file} is no notebook of this homework and was left out.")
         elif where.name != file:
             result.problems.append(f"{where.name} was taken for {file}.")

@@ -124,6 +124,12 @@ def graded_cells(notebook: Any) -> dict[str, Any]:
     return {name: cell for name, cell in marked_cells(notebook).items() if cell.metadata["nbgrader"].get("grade")}
 
 
+def checked_cells(notebook: Any) -> dict[str, Any]:
+    """The cells that `hw3 check` judges: those that give points, and in a notebook without any its optional checks."""
+    optional = {name: cell for name, cell in marked_cells(notebook).items() if name.endswith("-check")}
+    return graded_cells(notebook) or optional
+
+
 def item_of(grade_id: str) -> str:
     """The graded item that a cell belongs to: Q1-P3-loss-check is of Q1.P3."""
     return ".".join(grade_id.split("-")[:2])
