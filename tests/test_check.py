@@ -202,7 +202,7 @@ def test_an_optional_check_is_run_and_counts_for_nothing(tmp_path, capsys):
     path = write(
         tmp_path / "07_small.ipynb",
         solution("07-1-double", "def double(x):\n    return 3 * x"),
-        code("assert double(2) == 4, 'it must double'", "07-1-double-check", locked=True),
+        code("worst = 1\nassert double(2) == 4, 'it must double'", "07-1-double-check", locked=True),
         solution("07-2-half", STUB),
         code("assert half(2) == 1", "07-2-half-check", locked=True),
     )
