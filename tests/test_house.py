@@ -106,7 +106,7 @@ def test_the_rooms_are_those_of_the_house():
     for folder, files in {
         "learning": "networks objectives ema training run_files weights recipes classifier features",
         "sprites": "grammar drawing loading sets",
-        "bench": "parts peers timing fid_table",
+        "bench": "parts peers timing fid_table flow_table",
         "commands": "run check submit train sample fid data bench release grade",
     }.items():
         assert {path.stem for path in (PACKAGE / folder).glob("*.py")} == {*files.split(), "__init__"}
