@@ -12,7 +12,9 @@ COMMANDS = (run, check, submit, train, sample, fid, data, bench, release, grade,
 
 def command_parser() -> Parser:
     """The parser of `hw3` with all its commands."""
-    parser = Parser(prog="hw3", description="Diffusion and score-based models, six notebooks and their helper package.")
+    parser = Parser(
+        prog="hw3", description="Diffusion and score-based models, seven notebooks and their helper package."
+    )
     parser.add_argument("--version", action="version", version=f"hw3utils {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     for command in COMMANDS:

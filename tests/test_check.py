@@ -198,6 +198,21 @@ def test_a_wrong_solution_gets_the_message_of_the_check_whatever_became_of_the_c
     assert lines[-1] == "4 of 6 parts are done, with 15 of 22 points"
 
 
+def test_an_optional_check_is_run_and_counts_for_nothing(tmp_path, capsys):
+    path = write(
+        tmp_path / "07_small.ipynb",
+        solution("07-1-double", "def double(x):\n    return 3 * x"),
+        code("worst = 1\nassert double(2) == 4, 'it must double'", "07-1-double-check", locked=True),
+        solution("07-2-half", STUB),
+        code("assert half(2) == 1", "07-2-half-check", locked=True),
+    )
+    assert main(["check", str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "  07.1     optional  failed   it must double" in lines
+    assert "  07.2     optional  missing  still to be written: 07-2-half-solution" in lines
+    assert lines[-1] == "0 of 0 parts are done, with 0 of 0 points"
+
+
 # ------------------------------------------------------------------------------------------------- the command
 
 

@@ -10,7 +10,7 @@ from nbclient import NotebookClient
 
 from hw3utils.course import release
 from hw3utils.course.assignment import ITEMS
-from hw3utils.course.nbgrading import ANSWER, graded_cells, student_text
+from hw3utils.course.nbgrading import ANSWER, checked_cells, student_text
 from hw3utils.course.runner import NOTEBOOKS, find_notebooks
 
 NAMES = [path.stem for path in find_notebooks()]
@@ -42,11 +42,11 @@ def exercises(notebook):
 
 
 def graded_exercises(notebook):
-    """Those of them that points hang on: every answer, and the code above a check."""
+    """Those of them that are judged: every answer, and the code above a check."""
     found = []
     for i in exercises(notebook):
         cell = notebook.cells[i]
-        checks = [name for name, check in graded_cells(notebook).items() if check.cell_type == "code"]
+        checks = [name for name, check in checked_cells(notebook).items() if check.cell_type == "code"]
         if cell.cell_type == "markdown" or mark(cell)["grade_id"] in {before(notebook, name) for name in checks}:
             found.append(i)
     return found

@@ -17,7 +17,7 @@ from nbclient import NotebookClient
 
 from hw3utils.__main__ import main
 from hw3utils.course import grade, gradebook, nbgrading, release
-from hw3utils.course.assignment import ITEMS
+from hw3utils.course.assignment import ITEMS, is_homework
 from hw3utils.course.runner import NOTEBOOKS, find_notebooks
 
 pytest.importorskip("nbgrader", reason="nbgrader is not installed")
@@ -43,6 +43,8 @@ def test_points_of_the_cells_add_up_to_the_homework_item_by_item():
             assert (cell.cell_type == "markdown") == ITEMS[item].manual
     assert points == {name: item.points for name, item in ITEMS.items()}
     assert sum(points.values()) == 110
+    assert [file for file in SOLVED if not is_homework(file)] == ["07_one_process.ipynb"]
+    assert nbgrading.graded_cells(SOLVED["07_one_process.ipynb"]) == {}
 
 
 def test_every_programming_item_has_a_solution_and_a_check_that_uses_the_package():
@@ -284,6 +286,7 @@ def test_submissions_of_every_kind(small, tmp_path, capsys):
     ]
     helped = Path(variant(small, "helped", "from my_helper import double"))
     (helped / "my_helper.py").write_text(RIGHT)
+    (helped / "07_one_process.ipynb").write_text("for a reader, not for a grader")
     shell = Path(variant(small, "shell", RIGHT))
     (shell / "student_number.txt").write_bytes("4713\r\n".encode("utf-16"))
     letters = Path(variant(small, "letters", RIGHT))
@@ -320,6 +323,7 @@ def test_submissions_of_every_kind(small, tmp_path, capsys):
     assert [reports[name]["student_number"] for name in ("shell", "letters", "packed")] == ["4713", "", "4714"]
     assert "student_number.txt holds 'B9910'" in reports["letters"]["problems"][0]
     assert reports["packed"]["problems"] == [f"{small.stem} (1).ipynb was taken for {small.name}."]
+    assert reports["helped"]["problems"] == []
     assert checks["wrong"]["message"] == "it must double"
     assert "was changed and was put back; then it failed. it must double" in checks["cheat"]["message"]
     assert "was deleted" in checks["deleted"]["message"]

@@ -14,7 +14,7 @@ GROUND = ("arguments", "devices", "files", "progress")
 # In the order of the notebooks; each may import those before it.
 MATHEMATICS = (
     *("schedules", "noise", "diffusion", "bound", "mixtures", "losses"),
-    *("time_grid", "samplers", "langevin", "divergences"),
+    *("time_grid", "samplers", "langevin", "divergences", "flows", "velocities"),
 )
 # The storeys above, from below: what stands on one storey may see each other and all that is lower.
 STOREYS = (("learning", "sprites"), ("plots", "fid"), ("course", "bench"), ("commands",), ("__main__",))
@@ -106,7 +106,7 @@ def test_the_rooms_are_those_of_the_house():
     for folder, files in {
         "learning": "networks objectives ema training run_files weights recipes classifier features",
         "sprites": "grammar drawing pictures loading sets",
-        "bench": "parts peers timing fid_table",
+        "bench": "parts peers timing fid_table flow_table",
         "commands": "run check submit train sample fid data bench release grade marks",
     }.items():
         assert {path.stem for path in (PACKAGE / folder).glob("*.py")} == {*files.split(), "__init__"}

@@ -15,7 +15,7 @@ import torch
 
 from hw3utils.__main__ import main
 from hw3utils.course import runner
-from hw3utils.course.assignment import ITEMS
+from hw3utils.course.assignment import ITEMS, SECTIONS
 from hw3utils.course.profiles import PROFILES, current_profile
 from hw3utils.course.report import Report
 
@@ -260,3 +260,13 @@ def test_the_items_add_up_to_the_homework():
     for question, kind, points in (("Q1", "T", 25), ("Q1", "P", 30), ("Q2", "T", 25), ("Q2", "P", 30)):
         assert sum(item.points for name, item in ITEMS.items() if name.startswith(f"{question}.{kind}")) == points
     assert {home for item in ITEMS.values() for home in item.homes} == {"01", "02", "03", "04", "05", "06"}
+
+
+def test_the_sections_after_the_homework_are_checked_and_give_no_points(capsys):
+    assert {(section.points, section.homes) for section in SECTIONS.values()} == {(0, ("07",))}
+    report = Report("07")
+    assert list(report.claims) == list(SECTIONS) == [f"07.{n}" for n in range(1, 8)]
+    report.check("07.3", "an error", 0.0123, below=0.1)
+    assert capsys.readouterr().out == "PASS  07.3  an error: 0.012 (must be below 0.1)\n"
+    with pytest.raises(ValueError, match=r"'07.1' has no home in notebook 06"):
+        Report("06").check("07.1", "x", 0.0, below=1)

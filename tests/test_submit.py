@@ -141,6 +141,15 @@ def test_what_a_grader_would_stumble_over_is_said(homework, tmp_path, no_kernel)
     assert {"draft.ipynb", "sketch.png"} < set(read(tmp_path / "a.zip"))
 
 
+def test_the_notebook_after_the_homework_is_neither_asked_for_nor_a_stranger(homework, tmp_path, no_kernel):
+    nbformat.write(notebook(), homework.parent / "edition" / "07_small.ipynb")
+    assert warnings(homework, tmp_path / "a.zip") == []
+    nbformat.write(notebook(ANSWER, body="return 3 * x"), homework / "07_small.ipynb")
+    assert warnings(homework, tmp_path / "b.zip") == []
+    assert "07_small.ipynb" in read(tmp_path / "b.zip")
+    assert "07_small.ipynb" not in json.loads(read(tmp_path / "b.zip")["manifest.json"])["checks"]
+
+
 def test_what_is_missing_or_broken_is_said(homework, tmp_path, no_kernel):
     (homework / "01_small.ipynb").write_text('{"cells": [')
     (homework / "02_small.ipynb").unlink()

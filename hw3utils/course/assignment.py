@@ -1,4 +1,4 @@
-"""The 22 graded items of the homework: points, what must be shown, and the notebooks that show it."""
+"""The 22 graded items of the homework, with points and notebooks, and the sections of the notebook after it."""
 
 import codecs
 import os
@@ -42,10 +42,32 @@ ITEMS: dict[str, Item] = {
     "Q2.P5": Item(7, "One noise-conditional model, annealed sampling", ("06",), manual=False),
 }
 
+# Notebook 07 comes after the homework: its sections are checked by numbers like the items, and give no points.
+SECTIONS: dict[str, Item] = {
+    f"07.{n}": Item(0, title, ("07",), manual=False)
+    for n, title in enumerate(
+        (
+            "From steps to an equation",
+            "The probability flow",
+            "Likelihood",
+            "Flow matching",
+            "Parametrisations",
+            "Guidance, measured",
+            "Predictor and corrector",
+        ),
+        start=1,
+    )
+}
+
 # Of the table of items in the output of a notebook.
 MIMETYPE = "application/vnd.hw3utils.items+json"
 STUDENT_VARIABLE = "HW3_STUDENT"
 STUDENT_FILE = "student_number.txt"
+
+
+def is_homework(file: str) -> bool:
+    """Whether a notebook, by its file name, is handed in and graded: all but those after the homework."""
+    return not any(file.startswith(f"{home}_") for section in SECTIONS.values() for home in section.homes)
 
 
 def student_number() -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_notebook
 
-from hw3utils.course.nbgrading import ANSWER, STUB, graded_cells, item_of, marked_cells
+from hw3utils.course.nbgrading import ANSWER, STUB, checked_cells, item_of, marked_cells
 from hw3utils.course.needs import Piece, needed, pieces
 from hw3utils.course.runner import environment, find_notebooks, plain, read_notebook, run_cells
 from hw3utils.progress import QUIET_VARIABLE, progress
@@ -20,7 +20,10 @@ _TOO_SLOW = "CellTimeoutError"
 
 @dataclass(frozen=True)
 class Part:
-    """One graded cell of a notebook: its item and points, whether it is done, missing or failed, and why."""
+    """One check or answer of a notebook: its item and points, whether it is done, missing or failed, and why.
+
+    Those without points are optional.
+    """
 
     item: str
     cell: str
@@ -30,7 +33,8 @@ class Part:
 
     def line(self) -> str:
         """The part in one line."""
-        return f"  {self.item:7}{self.points:3g} points  {self.state:9}{self.message}".rstrip()
+        worth = f"{self.points:3g} points" if self.points else "  optional"
+        return f"  {self.item:7}{worth}  {self.state:9}{self.message}".rstrip()
 
 
 def editions() -> dict[str, Path]:
@@ -51,7 +55,7 @@ def check_notebook(path: Path, *, timeout: int = 120) -> list[Part]:
         timeout: seconds that a cell may take.
 
     Returns:
-        A part for each graded cell, in order.
+        A part for each graded cell, in order; in a notebook without points, for each of its optional checks.
 
     Raises:
         ValueError: when there is no such file, it is no notebook, or nothing in it is graded.
@@ -61,7 +65,7 @@ def check_notebook(path: Path, *, timeout: int = 120) -> list[Part]:
         raise ValueError(f"there is no notebook {path}; check the path.")
     notebook = read_notebook(path)
     original = editions().get(path.name)
-    graded = graded_cells(read_notebook(original) if original else notebook)
+    graded = checked_cells(read_notebook(original) if original else notebook)
     if not graded:
         raise ValueError(f"{path} has no graded cells, expected a notebook of the homework.")
     theirs = marked_cells(notebook)
@@ -79,7 +83,7 @@ def check_notebook(path: Path, *, timeout: int = 120) -> list[Part]:
         else:
             blank = not theirs[name].source.replace(ANSWER, "").strip()
             state, message = (MISSING, "the answer is blank") if blank else (DONE, "an answer, read by a person")
-        parts.append(Part(item_of(name), name, float(cell.metadata["nbgrader"]["points"]), state, message))
+        parts.append(Part(item_of(name), name, float(cell.metadata["nbgrader"].get("points", 0)), state, message))
     return parts
 
 
@@ -142,8 +146,8 @@ def _judge(troubles: Sequence[tuple[str, str] | None], stubs: Sequence[str], tim
 
 
 def summary(results: Mapping[str, Sequence[Part]]) -> str:
-    """How much is done, in all notebooks that were checked."""
-    parts = [part for found in results.values() for part in found]
+    """How much of what gives points is done, in all notebooks that were checked."""
+    parts = [part for found in results.values() for part in found if part.points]
     done = [part for part in parts if part.state == DONE]
     points = [sum(part.points for part in some) for some in (done, parts)]
     return f"{len(done)} of {len(parts)} parts are done, with {points[0]:g} of {points[1]:g} points"

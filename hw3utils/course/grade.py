@@ -22,7 +22,7 @@ from typing import Any
 import nbformat
 
 from hw3utils.course import gradebook
-from hw3utils.course.assignment import ITEMS, STUDENT_FILE, number_in
+from hw3utils.course.assignment import ITEMS, STUDENT_FILE, is_homework, number_in
 from hw3utils.course.handed_in import MANIFEST, HandedIn, open_submission
 from hw3utils.course.nbgrading import ANSWER, graded_cells, item_of, marked_cells, need_nbgrader, program_path
 from hw3utils.course.originality import borrowed
@@ -132,7 +132,7 @@ def grade(
         command = sandbox_command() if sandbox else None
         held = "in a sandbox" if sandbox else "no sandbox"
         print(f"executing students' code with {sys.executable}, {held}, in {folder}", flush=True)
-        masters = gradebook.prepare(out, find_notebooks())
+        masters = gradebook.prepare(out, [path for path in find_notebooks() if is_homework(path.name)])
         settings = {"profile": profile, "full": full, "timeout": timeout, "seed": gradebook.seed_of(out, seed)}
         threads = max(1, (os.cpu_count() or 1) // jobs)
         group = _Class(out, Path(folder), masters, settings, threads, command)
@@ -387,7 +387,7 @@ def _say_what_lies_there(found: HandedIn, sources: Collection[str], result: Grad
     except ValueError as error:
         result.problems.append(f"{error} The number of the source was taken.")
     for file, where in found.notebooks.items():
-        if file not in sources:
+        if file not in sources and is_homework(file):
             result.problems.append(f"{file} is no notebook of this homework and was left out.")
         elif where.name != file:
             result.problems.append(f"{where.name} was taken for {file}.")

@@ -139,6 +139,17 @@ def graded_cells(notebook: Any) -> dict[str, Any]:
     return {name: cell for name, cell in marked_cells(notebook).items() if cell.metadata["nbgrader"].get("grade")}
 
 
+def checked_cells(notebook: Any) -> dict[str, Any]:
+    """The cells that `hw3 check` judges: those that give points, and in a notebook without any its optional checks."""
+    optional = {name: cell for name, cell in marked_cells(notebook).items() if is_check(name)}
+    return graded_cells(notebook) or optional
+
+
+def is_check(grade_id: str) -> bool:
+    """Whether a cell is a check by its name; one that gives points is marked so as well."""
+    return grade_id.endswith("-check")
+
+
 def item_of(grade_id: str) -> str:
     """The graded item that a cell belongs to: Q1-P3-loss-check is of Q1.P3."""
     return ".".join(grade_id.split("-")[:2])

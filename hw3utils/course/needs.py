@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from nbformat import NotebookNode
 
-from hw3utils.course.nbgrading import grade_id
+from hw3utils.course.nbgrading import grade_id, is_check
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ def pieces(notebook: NotebookNode) -> list[Piece]:
     for number, cell in enumerate(notebook.cells):
         if cell.cell_type != "code" or not cell.source.strip():
             continue
-        mark = cell.metadata.get("nbgrader", {})
+        mark, name = cell.metadata.get("nbgrader", {}), grade_id(cell)
         try:
             statements = _statements(cell.source)
         except (SyntaxError, ValueError):
             found.append(Piece(number, cell.source))
             continue
-        if grade_id(cell) and (mark.get("solution") or mark.get("grade")):
+        if name and (mark.get("solution") or mark.get("grade") or is_check(name)):
             binds = frozenset().union(*(statement.binds for statement in statements))
             taken, given = set(), set()
             for statement in statements:

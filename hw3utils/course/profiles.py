@@ -29,6 +29,8 @@ class Profile:
         score_steps: 05, steps of the network for sigma = 1, 3, 7; a quarter of them for each of the others.
         conditional_steps: 06, steps of the network for all sigma; half of them for the one for all t.
         langevin_steps: 06, steps of the annealed chain at each of 20 levels, even.
+        flow_samples: 07, points of each sampler, a multiple of 100.
+        flow_steps: 07, optimizer steps of each network.
     """
 
     name: str
@@ -46,6 +48,8 @@ class Profile:
     score_steps: int
     conditional_steps: int
     langevin_steps: int
+    flow_samples: int
+    flow_steps: int
 
 
 PROFILES = {
@@ -65,6 +69,8 @@ PROFILES = {
         score_steps=10_000,
         conditional_steps=15_000,
         langevin_steps=100,
+        flow_samples=4_000,
+        flow_steps=1_500,
     ),
     "full": Profile(
         "full",
@@ -82,6 +88,8 @@ PROFILES = {
         score_steps=10_000,
         conditional_steps=30_000,
         langevin_steps=200,
+        flow_samples=20_000,
+        flow_steps=10_000,
     ),
     "tiny": Profile(
         "tiny",
@@ -99,6 +107,8 @@ PROFILES = {
         score_steps=8,
         conditional_steps=4,
         langevin_steps=2,
+        flow_samples=100,
+        flow_steps=4,
     ),
 }
 

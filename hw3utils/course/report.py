@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hw3utils.course.assignment import ITEMS, MIMETYPE
+from hw3utils.course.assignment import ITEMS, MIMETYPE, SECTIONS
 
 
 def _show(value: float, floor: float, holds: Callable[[float], bool]) -> str:
@@ -30,19 +30,20 @@ class Report:
     nothing but rounding, so that the lines are the same on every machine. Those that cannot be are marked.
 
     Args:
-        notebook: number of the notebook, "01" to "06".
+        notebook: number of the notebook, "01" to "07"; that of 07 has sections without points in place of items.
 
     >>> Report("01").check("Q1.P1", "two ways to compute one half differ by", 1 / 2 - 0.5, below=1e-12)
     PASS  Q1.P1  two ways to compute one half differ by: below 1e-15 (must be below 1e-12)
     """
 
     def __init__(self, notebook: str) -> None:
-        homes = sorted({home for item in ITEMS.values() for home in item.homes})
+        known = ITEMS | SECTIONS
+        homes = sorted({home for item in known.values() for home in item.homes})
         if notebook not in homes:
             raise ValueError(f"there is no notebook {notebook!r}, expected one of {', '.join(homes)}.")
         self.notebook = notebook
         self.claims: dict[str, list[tuple[str, str]]] = {
-            name: [] for name, item in ITEMS.items() if notebook in item.homes
+            name: [] for name, item in known.items() if notebook in item.homes
         }
 
     def check(
@@ -107,7 +108,7 @@ class Report:
 
         rows, plain, data = [], [], {}
         for item, claims in self.claims.items():
-            points, title = ITEMS[item][:2]
+            points, title = (ITEMS | SECTIONS)[item][:2]
             state = "PASS" if claims else "MISSING"
             for n, (claim, shown) in enumerate(claims or [("nothing yet", "")]):
                 lead = (item, str(points), title) if n == 0 else ("", "", "")

@@ -19,7 +19,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 
-from hw3utils.course.assignment import ITEMS, MIMETYPE
+from hw3utils.course.assignment import ITEMS, MIMETYPE, SECTIONS
 from hw3utils.course.pages import Page
 from hw3utils.course.profiles import PROFILE_VARIABLE, PROFILES
 from hw3utils.files import check_writable, write_atomically
@@ -251,7 +251,7 @@ def _summary(outcomes: list[Outcome], out: Path) -> None:
     ran = {outcome.notebook[:2]: outcome for outcome in outcomes}
     points = 0
     print("\nitem   points  state")
-    for name, item in ITEMS.items():
+    for name, item in (ITEMS | SECTIONS).items():
         homes = [ran[home] for home in item.homes if home in ran]
         if not homes:
             continue

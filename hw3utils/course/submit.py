@@ -13,7 +13,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from hw3utils import __version__
-from hw3utils.course.assignment import STUDENT_FILE, number_in
+from hw3utils.course.assignment import STUDENT_FILE, is_homework, number_in
 from hw3utils.course.check import DONE, Part, check_notebook
 from hw3utils.course.handed_in import MANIFEST, MAX_FILE, sort_files
 from hw3utils.course.nbgrading import grade_id, graded_cells
@@ -62,7 +62,7 @@ def submit(folder: Path, out: Path, *, timeout: int = 120, made: datetime | None
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}; check the path.")
     check_writable(out.parent)
-    homework = {path.name: path for path in find_notebooks()}
+    homework = {path.name: path for path in find_notebooks() if is_homework(path.name)}
     result = Submission()
     _collect(folder, out, result)
     if not set(homework) & set(result.files):
@@ -74,7 +74,7 @@ def submit(folder: Path, out: Path, *, timeout: int = 120, made: datetime | None
             continue
         result.warnings += _notebook(folder / name, read_notebook(original), result, timeout)
     for name in result.files:
-        if name not in homework and name != STUDENT_FILE:
+        if name not in homework and name != STUDENT_FILE and is_homework(name):
             result.warnings.append(f"{name} is no notebook of this homework: it is packed, but no check will see it.")
     result.warnings += [f"{name} is left out: {reason}." for name, reason in sorted(result.left_out.items())]
     _pack(folder, out, result, made or datetime.now(UTC))

@@ -19,6 +19,14 @@ from hw3utils.course.checks.diffusion import (
     check_sample_ddpm,
     check_sampling_pair,
 )
+from hw3utils.course.checks.flows import (
+    check_flow_log_prob,
+    check_flow_matching_loss,
+    check_heun,
+    check_reverse_drift,
+    check_sample_flow,
+    check_trace_estimate,
+)
 from hw3utils.course.checks.langevin import (
     check_annealed_langevin,
     check_ascent,
@@ -41,7 +49,10 @@ __all__ = [
     "check_denoise",
     "check_denoising_score_matching",
     "check_features",
+    "check_flow_log_prob",
+    "check_flow_matching_loss",
     "check_frechet_distance",
+    "check_heun",
     "check_implicit_score_matching",
     "check_langevin",
     "check_linear_schedule",
@@ -50,13 +61,16 @@ __all__ = [
     "check_noise_prediction_loss",
     "check_perturb_input",
     "check_perturbed_score",
+    "check_reverse_drift",
     "check_reverse_path",
     "check_sample_ddim",
     "check_sample_ddpm",
+    "check_sample_flow",
     "check_sampling_pair",
     "check_score_training",
     "check_sliced_score_matching",
     "check_starting_points",
+    "check_trace_estimate",
     "check_training_config",
     "check_training_step",
 ]
