@@ -1,6 +1,7 @@
 """`hw3 grade`: grade submissions."""
 
 import argparse
+import os
 import shlex
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--full", action="store_true", help="run every cell, experiments without points too")
     parser.add_argument("--profile", choices=list(PROFILES), help="sizes (default: tiny, with --full quick)")
     parser.add_argument("--seed", type=int, help="decides the checks' random input (default: drawn, and reported)")
-    parser.add_argument("--jobs", type=count, default=1, help="submissions that are graded at once")
+    parser.add_argument("--jobs", type=count, help="submissions graded at once (default: one a core, at most 4)")
     parser.add_argument("--sandbox", action="store_true", help="no network, no writing elsewhere (needs bubblewrap)")
     parser.add_argument("--list", action="store_true", help="print one command a submission, for other machines")
     parser.add_argument("--gradescope", action="store_true", help="be a Gradescope autograder: write its results.json")
@@ -45,7 +46,7 @@ def call(args: argparse.Namespace) -> int:
 
     results = grade(
         args.submissions, args.out, timeout=args.timeout, profile=args.profile, seed=args.seed, full=args.full,
-        jobs=args.jobs, sandbox=args.sandbox,
+        jobs=args.jobs or min(os.cpu_count() or 1, 4), sandbox=args.sandbox,
     )  # fmt: skip
     for result in results:
         print(summary(result))
