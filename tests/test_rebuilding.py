@@ -103,6 +103,14 @@ def bare_outputs(content):
             cell["outputs"] = [{"output_type": "display_data", "data": {"text/plain": ["1", "2"]}}, "no output", {}]
 
 
+def attachments_that_are_none(content):
+    for n, cell in enumerate(content["cells"]):
+        if cell["cell_type"] == "markdown":
+            cell["attachments"] = [{"a.png": "no kinds"}, {"a.png": {"image/png": 3}}, "none"][n % 3]
+        else:
+            cell["outputs"] = [{"output_type": "execute_result", "data": {"text/plain": 3, "image/png": {}}}]
+
+
 def ids_of_an_old_minor_version(content):
     content["nbformat_minor"] = 2
     for n, cell in enumerate(content["cells"]):
@@ -118,6 +126,7 @@ def ids_of_an_old_minor_version(content):
             mark_that_is_none,
             sources_as_one_text,
             bare_outputs,
+            attachments_that_are_none,
             ids_of_an_old_minor_version,
         ),
         *(without_key("outputs"), without_key("metadata"), without_key("id"), without_key("execution_count")),

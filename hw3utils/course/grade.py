@@ -373,7 +373,8 @@ def _write(group: _Class, result: Graded, notebooks: Mapping[str, Any], found: H
 def _time_of(found: HandedIn) -> str | None:
     """When a submission was made: by its manifest, else by its newest notebook."""
     with contextlib.suppress(ValueError, KeyError, TypeError, OSError):
-        return datetime.fromisoformat(read_json(found.folder / MANIFEST)["made"]).isoformat(timespec="seconds")
+        made = datetime.fromisoformat(read_json(found.folder / MANIFEST)["made"])
+        return (made if made.tzinfo else made.replace(tzinfo=UTC)).isoformat(timespec="seconds")
     times = [path.stat().st_mtime for path in found.notebooks.values()]
     return datetime.fromtimestamp(max(times), UTC).isoformat(timespec="seconds") if times else None
 

@@ -111,11 +111,16 @@ def join(out: Path, students: Iterable[str] | None = None) -> dict[str, dict[str
         for student in reports if students is None else students:
             report = reports[student]
             if joined.get(student, {}).get("fingerprint") != report["fingerprint"]:
-                joined[student] = _take(course, student, report, joined.get(student, {}))
+                try:
+                    joined[student] = _take(course, student, report, joined.get(student, {}))
+                except ValueError as error:  # one that nbgrader cannot take stops nobody else's
+                    report["problems"].append(str(error))
+                    continue
                 write_json(out / _JOINED, joined)
         _write_table(list(reports.values()), out / "grades.csv")
         for student, report in reports.items():
             report["changed"] = joined.get(student, {}).get("changed", {})
+            report["joined"] = student in joined
     return reports
 
 

@@ -100,7 +100,7 @@ def collect(out: Path, *, table: Path | None = None, due: datetime | None = None
         for row in rows:
             _enter(book, *row)
         marks = [_marks_of(book, student, report, due) for student, report in reports.items()]
-    _renew_pages(course, marks)
+    _renew_pages(course, [mine for mine in marks if reports[mine.student]["joined"]])
     _write(out, marks)
     return marks
 
@@ -116,6 +116,12 @@ def _marks_of(book: Any, student: str, report: Mapping[str, Any], due: datetime 
         after = datetime.fromisoformat(found.handed_in) - due.astimezone(UTC)
         if after.total_seconds() > 0:
             found.late = f"{after.total_seconds() / 3600:.1f} h"
+    if not report["joined"]:
+        found.cells = [
+            Cell(cell["cell"], cell["item"], cell["possible"], cell["points"], None, True, "", cell["message"])
+            for cell in report["cells"]
+        ]
+        return found
     comments = {
         comment.name: comment.comment or ""
         for notebook in book.find_submission(ASSIGNMENT, student).notebooks
@@ -155,7 +161,7 @@ def _read_table(path: Path, reports: Mapping[str, Mapping[str, Any]]) -> list[tu
     for n, row in enumerate(reader, 2):
         given, item = (str(row.get(name) or "").strip() for name in ("student", "item"))
         fits = [given] if given in reports else numbers.get(given, []) if given else []
-        if len(fits) != 1:
+        if len(fits) != 1 or not reports[fits[0]]["joined"]:
             what = "is the number of several students" if fits else "is no student of this course"
             raise ValueError(f"{path}, line {n}: {given!r} {what}; give the name of a folder of it.")
         if item not in ITEMS:

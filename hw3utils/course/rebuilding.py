@@ -78,9 +78,18 @@ def _cell(cell: Mapping[str, Any]) -> NotebookNode:
         return new_code_cell(source, metadata=metadata, outputs=[output for output in made if output])
     if cell.get("cell_type") == "raw":
         return new_raw_cell(source, metadata=metadata)
-    pictures = cell.get("attachments")
-    extra = {"attachments": dict(pictures)} if isinstance(pictures, Mapping) else {}
+    given = cell.get("attachments")
+    pictures = {str(name): _data(kinds) for name, kinds in given.items()} if isinstance(given, Mapping) else {}
+    extra = {"attachments": pictures} if any(pictures.values()) else {}
     return new_markdown_cell(source, metadata=metadata, **extra)
+
+
+def _data(given: Any) -> dict[str, Any]:
+    """What an output or an attachment holds, by its kinds: text, or JSON where the kind says so."""
+    if not isinstance(given, Mapping):
+        return {}
+    whole = {str(name): _text(value) if isinstance(value, list) else value for name, value in given.items()}
+    return {name: value for name, value in whole.items() if isinstance(value, str) or name.endswith("json")}
 
 
 def _output(output: Mapping[str, Any]) -> NotebookNode | None:
@@ -93,11 +102,8 @@ def _output(output: Mapping[str, Any]) -> NotebookNode | None:
         lines = output.get("traceback")
         trace = [str(line) for line in lines] if isinstance(lines, list) else []
         return new_output("error", ename=str(output.get("ename")), evalue=str(output.get("evalue")), traceback=trace)
-    data = output.get("data")
-    if kind in ("display_data", "execute_result") and isinstance(data, Mapping):
-        kept = {str(name): _text(value) if isinstance(value, list) else value for name, value in data.items()}
-        return new_output("display_data", data=kept)
-    return None
+    data = _data(output.get("data"))
+    return new_output("display_data", data=data) if kind in ("display_data", "execute_result") and data else None
 
 
 def rebuild(edition: NotebookNode, handed_in: NotebookNode) -> Rebuilt:
