@@ -217,7 +217,7 @@ def test_no_cheat_gets_a_point_or_takes_one_from_somebody_else(homework, tmp_pat
         hand_in(tmp_path / f"cheat-{n}", edition, [CHEATS[name] for name in group]) for n, group in enumerate(groups)
     ]
     folders.append(hand_in(tmp_path / HONEST, edition, [RIGHT] * TOGETHER))
-    results = grade.grade(folders, tmp_path / "out", timeout=30, seed=3)
+    results = grade.grade(folders, tmp_path / "out", timeout=30, seed=3, jobs=2)
     got = {name: cell.points for group, result in zip(groups, results, strict=False) for name, cell in zip(
         group, result.cells, strict=False)}  # fmt: skip
     assert got == dict.fromkeys(CHEATS, 0.0)

@@ -87,6 +87,8 @@ class _Class:
     sandbox: Sequence[str] | None
     brake: Brake = field(default_factory=Brake)
     files: dict[Path, str] = field(default_factory=lambda: _files_of_the_package())
+    # Python 3.11 cannot make two syntax trees at once: what does that waits its turn; students' code runs meanwhile.
+    thinking: threading.Lock = field(default_factory=threading.Lock)
     own: threading.local = field(default_factory=threading.local)
     judges: list[Judge] = field(default_factory=list)
 
@@ -168,7 +170,8 @@ def _grade_all(group: _Class, named: Mapping[str, Path], jobs: int) -> list[Grad
             works = {pool.submit(_one, group, name, path): name for name, path in named.items()}
             for work in as_completed(works):
                 results[works[work]] = work.result()
-                gradebook.join(group.out, [works[work]])
+                with group.thinking:
+                    gradebook.join(group.out, [works[work]])
         except BaseException:
             group.brake.pull()
             pool.shutdown(wait=False, cancel_futures=True)
@@ -218,14 +221,15 @@ def _grade_one(group: _Class, found: HandedIn, result: Graded, path: Path, spare
     package = spare / "package"
     shutil.copytree(PACKAGE, package / "hw3utils", ignore=shutil.ignore_patterns("__pycache__"))
     seconds, notebooks, works, hints = {}, {}, {}, []
-    for file, master in group.masters.items():
-        edition = nbformat.read(master, as_version=4)
-        works[file] = (edition, _read(file, found, edition, path, group.masters, result))
-    steps = {
-        file: plan(rebuilt.notebook, rebuilt.own, full=group.settings["full"])
-        for file, (_, rebuilt) in works.items()
-        if rebuilt is not None
-    }
+    with group.thinking:
+        for file, master in group.masters.items():
+            edition = nbformat.read(master, as_version=4)
+            works[file] = (edition, _read(file, found, edition, path, group.masters, result))
+        steps = {
+            file: plan(rebuilt.notebook, rebuilt.own, full=group.settings["full"])
+            for file, (_, rebuilt) in works.items()
+            if rebuilt is not None
+        }
     with progress(None, total=sum(map(len, steps.values())), desc=result.student, unit="cell") as bar:
         for file, (edition, rebuilt) in works.items():
             began = time.monotonic()
@@ -240,7 +244,8 @@ def _grade_one(group: _Class, found: HandedIn, result: Graded, path: Path, spare
             order = {"notebook": str(group.masters[file]), "student_number": own_number}
             verdicts = run(rebuilt.notebook, steps[file], around, _judge(group, order, folder), bar.update)
             result.cells += _judged(edition, rebuilt, verdicts, file)
-            hints += [f"{file}: {hint}" for hint in borrowed(rebuilt.notebook, file)]
+            with group.thinking:
+                hints += [f"{file}: {hint}" for hint in borrowed(rebuilt.notebook, file)]
             write_verdicts(rebuilt.notebook, verdicts)
             notebooks[file] = rebuilt.notebook
             seconds[file] = round(time.monotonic() - began, 1)
