@@ -167,6 +167,18 @@ def test_marks_by_hand_are_kept_when_a_submission_is_graded_again(graded, homewo
     assert rows(out / "marks.csv")[0]["total"] == "7"
 
 
+def test_a_submission_that_nobody_foresaw_stops_nobody_elses_grading(graded, homework, tmp_path, monkeypatch):
+    ann, eve = (hand_in(tmp_path / "in" / name, homework, *STUDENTS["ann"]) for name in ("ann", "eve"))
+    right = grade.plan
+    monkeypatch.setattr(grade, "plan", lambda *a, **k: 1 / 0 if not ran.append(1) and len(ran) == 1 else right(*a, **k))
+    ran = []
+    one, two = grade.grade([eve, ann], tmp_path / "out", timeout=60, seed=3)
+    assert [one.points(), two.points()] == [0, 2]
+    assert one.problems == ["it could not be graded (ZeroDivisionError: division by zero)."]
+    assert main(["marks", str(tmp_path / "out")]) == 1
+    assert [row["student"] for row in rows(tmp_path / "out" / "marks.csv")] == ["ann", "eve"]
+
+
 def test_marks_of_nothing_are_refused(tmp_path, capsys):
     assert main(["marks", str(tmp_path)]) == 2
     assert "is no folder of hw3 grade" in capsys.readouterr().err

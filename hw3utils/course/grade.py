@@ -199,7 +199,15 @@ def _one(group: _Class, name: str, path: Path) -> Graded:
             if old["fingerprint"] == print_of:
                 cells = [Judged(**cell) for cell in old["cells"]]
                 return Graded(name, old["submission"], old["student_number"], cells, old["problems"])
-    _grade_one(group, found, result, path, spare, print_of)
+    try:
+        _grade_one(group, found, result, path, spare, print_of)
+    except Exception as error:  # whatever it is, it stops nobody else's grading
+        reason = f"could not be graded ({type(error).__name__}: {str(error)[:200]})"
+        result = Graded(name, str(path), result.student_number, problems=[*result.problems, f"it {reason}."])
+        with group.thinking:
+            editions = {file: nbformat.read(master, as_version=4) for file, master in group.masters.items()}
+        notebooks = {file: _never_run(edition, file, result, reason) for file, edition in editions.items()}
+        _write(group, result, notebooks, found, {"seconds": {}, "hints": [], "fingerprint": print_of})
     return result
 
 
@@ -318,10 +326,10 @@ def _read(file: str, found: HandedIn, edition: Any, path: Path, masters: Collect
     return rebuilt
 
 
-def _never_run(edition: Any, file: str, result: Graded) -> Any:
+def _never_run(edition: Any, file: str, result: Graded, reason: str = "was not handed in") -> Any:
     """The blank notebook that stands for one that could not be run: no points."""
     found = [problem for problem in result.problems if problem.startswith(f"{file} ")]
-    reason = found[0].rstrip(".").removeprefix(f"{file} ") if found else "was not handed in"
+    reason = found[0].rstrip(".").removeprefix(f"{file} ") if found else reason
     graded = graded_cells(edition)
     for name, cell in graded.items():
         possible = float(cell.metadata.nbgrader["points"])
