@@ -203,7 +203,7 @@ def test_a_set_knows_how_many_batches_it_gives(tmp_path):
     [
         (["a"], "two sets"),
         (["nowhere", "embedded:test"], "no pictures 'nowhere'"),
-        (["{tmp}", "embedded:test"], "no PNG file"),
+        (["{tmp}", "embedded:test"], "no picture in"),
         (["{tmp}/none.npy", "embedded:test"], "no file"),
         (["classifier", "embedded:test"], "SpriteClassifier"),
         (["embedded:test", "embedded:test", "--extractor", "vgg"], "'vgg'"),
