@@ -13,7 +13,7 @@ import nbformat
 
 from hw3utils.course import gradebook
 from hw3utils.course.assignment import ITEMS
-from hw3utils.course.nbgrading import ASSIGNMENT, Course, item_of, marked_cells
+from hw3utils.course.nbgrading import ASSIGNMENT, STUB, Course, item_of, marked_cells
 from hw3utils.course.originality import alike, solutions
 from hw3utils.files import read_json, write_atomically, write_json
 
@@ -262,7 +262,9 @@ def alike_in(out: Path) -> list[dict[str, Any]]:
     for path in sorted(out.glob(f"submitted/*/{ASSIGNMENT}/*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
         if marked_cells(notebook):
-            found.setdefault(path.parts[-3], {}).update(solutions(notebook))
+            # What was left as it was handed out is nobody's work.
+            own = {name: text for name, text in solutions(notebook).items() if STUB.splitlines()[-1] not in text}
+            found.setdefault(path.parts[-3], {}).update(own)
     return alike(found)
 
 
