@@ -159,6 +159,10 @@ def test_marks_by_hand_are_kept_when_a_submission_is_graded_again(graded, homewo
     assert [ann["unread"], ann["changed"], ann["Q1.P1"], bahar["Q1.P1"]] == ["Q1.T1", "Q1-T1-answer", "2", "1"]
     told = json.loads((out / "marks.json").read_text(encoding="utf-8"))["students"][0]
     assert told["changed"]["Q1-T1-answer"] == {"points": 4.0, "answer": "Because."}
+    # Graded once more before anybody has read it, it waits on.
+    grade.grade([graded / "in" / "ann"], out, timeout=61)
+    assert main(["marks", str(out)]) == 1
+    assert rows(out / "marks.csv")[0]["unread"] == "Q1.T1"
     # A hand-in that changes something else keeps the mark.
     assert main(["marks", str(out), "--table", table(tmp_path / "t.csv", "ann,Q1.T1,5,")]) == 0
     hand_in(graded / "in" / "ann", homework, solution + "  # once more", "Because of that.", number)

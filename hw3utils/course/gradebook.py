@@ -127,6 +127,7 @@ def join(out: Path, students: Iterable[str] | None = None) -> dict[str, dict[str
 def _take(course: Course, student: str, report: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
     """Take one submission into the gradebook, its marks by hand kept; what is to be remembered of it."""
     old = _texts(course, student) if before else {}
+    waiting = _waiting(course, student) if before else set()
     course.take(student)
     changed = dict(before.get("changed", {}))
     with opened(course) as book:
@@ -135,13 +136,21 @@ def _take(course: Course, student: str, report: Mapping[str, Any], before: Mappi
             same = before.get("answers", {}).get(file, {}).get(grade.name) == report["answers"][file][grade.name]
             if grade.manual_score is None:
                 continue
-            grade.needs_manual_grade = not same
-            if not same:
+            # An answer that was not read since it changed waits on, however often it is graded again.
+            grade.needs_manual_grade = not same or grade.name in waiting
+            if not same and grade.name not in waiting:
                 text = old.get((file, grade.name), "")
                 changed[grade.name] = {"points": grade.manual_score, "answer": text[:20_000]}
         book.db.commit()
     make_pages(course, student)
     return {"fingerprint": report["fingerprint"], "answers": report["answers"], "changed": changed}
+
+
+def _waiting(course: Course, student: str) -> set[str]:
+    """The cells that have a mark by hand, and wait to be read again."""
+    with opened(course) as book:
+        grades = grades_of(book, student)
+        return {grade.name for grade in grades if grade.manual_score is not None and grade.needs_manual_grade}
 
 
 def _texts(course: Course, student: str) -> dict[tuple[str, str], str]:

@@ -189,8 +189,12 @@ class Kernel:
             cwd=str(around.folder), env=dict(around.environment), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         self.brake.kernels.add(self)
-        self.client.start_new_kernel_client()
-        self.run(_BEFORE.format(memory=around.memory), 300)
+        try:
+            self.client.start_new_kernel_client()
+            self.run(_BEFORE.format(memory=around.memory), 300)
+        except BaseException:
+            self.stop()
+            raise
 
     def run(self, source: str, seconds: float) -> list[NotebookNode]:
         """Run a cell; its outputs.
