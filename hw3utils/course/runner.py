@@ -174,8 +174,8 @@ def run_cells(notebook: NotebookNode, folder: Path, done: Callable[..., object],
         resources={"metadata": {"path": str(folder)}},
         on_notebook_start=lambda notebook: on_interrupt(stop),
         on_cell_executed=done,
-        # The kernel's own warnings, on its transport for one, are not for the reader of our lines.
-        extra_arguments=["--IPKernelApp.log_level=40"],
+        # What a kernel logs of itself, its transport or its interrupt, is not for the reader of our lines.
+        extra_arguments=["--IPKernelApp.log_level=50"],
         **{"timeout": None} | options,
     )
     failure = None
