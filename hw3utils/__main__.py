@@ -33,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         close_bars()
         out = getattr(parsed, "out", None)
-        where = f" and in {out}" if out is not None and out.exists() else ""
+        there = [str(path) for path in (out if isinstance(out, list) else [out]) if path is not None and path.exists()]
+        where = f" and in {', '.join(there)}" if there else ""
         line = "\n" if sys.stderr.isatty() else ""
         print(f"{line}hw3 {parsed.command}: interrupted; what was written before is whole{where}", file=sys.stderr)
         return 130

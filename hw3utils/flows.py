@@ -22,7 +22,7 @@ from hw3utils.langevin import denoise, langevin
 from hw3utils.losses import Projection, rademacher_projection
 from hw3utils.noise import EpsModel, Generators, evaluate_eps, evaluating, gaussian_noise, predict_eps, working_dtype
 from hw3utils.progress import run_to_end
-from hw3utils.samplers import State
+from hw3utils.samplers import State, last_x
 from hw3utils.schedules import NoiseSchedule
 from hw3utils.time_grid import Steps, steps_to_grid
 
@@ -242,15 +242,8 @@ def _down(
     yield State(0, y.to(dtype), y.to(dtype))
 
 
-def _last_state(states: Iterator[State]) -> Tensor:
-    """Go to the last state and return its x."""
-    for state in states:
-        x = state.x
-    return x
-
-
-sample_sde = run_to_end(sde_steps, "sample_sde", _last_state)
-sample_heun = run_to_end(heun_steps, "sample_heun", _last_state)
+sample_sde = run_to_end(sde_steps, "sample_sde", last_x)
+sample_heun = run_to_end(heun_steps, "sample_heun", last_x)
 
 
 def predictor_corrector_steps(

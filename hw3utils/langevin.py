@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hw3utils.arguments import check_count, check_data, check_number
-from hw3utils.noise import Generators, gaussian_noise
+from hw3utils.noise import Generators, gaussian_noise, without_gradients
 from hw3utils.progress import run_to_end
 
 Score = Callable[[Tensor, float], Tensor]
@@ -36,8 +36,7 @@ def _evaluate(score: Score, x: Tensor, sigma: float) -> Tensor:
     """The score at x, checked: a chain that has left all numbers is told at once."""
     if x.device.type == "cpu" and not bool(x.isfinite().all()):
         raise ValueError("the chain has left all numbers; take a smaller step size.")
-    with torch.no_grad():
-        s = score(x, sigma)
+    s = without_gradients(score, x, sigma)
     if not isinstance(s, Tensor) or s.shape != x.shape:
         got = f"shape {tuple(s.shape)}" if isinstance(s, Tensor) else type(s).__name__
         raise ValueError(f"the score returned {got}, expected the shape {tuple(x.shape)} of its input.")

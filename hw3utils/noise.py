@@ -91,15 +91,37 @@ def evaluating(model: Any) -> Iterator[None]:
             module.training = True
 
 
+def without_gradients(model: Callable[..., Any], x: Tensor, *rest: Any) -> Any:
+    """Call a model on x without gradients; one that is itself a gradient gets them for its own use.
+
+    The score of an energy, or classifier guidance, is a derivative by x that torch takes inside the model. Such a model
+    cannot do without gradients: it is called again with them, and its answer is cut off from what made it.
+
+    Raises:
+        What the model raises.
+    """
+    try:
+        with torch.no_grad():
+            answer = model(x.detach(), *rest)
+    except RuntimeError as error:
+        if "does not require grad" not in str(error):
+            raise
+        with torch.enable_grad():
+            answer = model(x.detach().requires_grad_(), *rest)
+    return answer.detach() if isinstance(answer, Tensor) else answer
+
+
 @torch.no_grad()
 def evaluate_eps(eps_model: EpsModel, x_t: Tensor, t: int | Tensor) -> Tensor:
     """Call the model without gradients and in eval mode (its own mode comes back), as samplers and bounds do.
+
+    It may be itself a gradient, see `without_gradients`.
 
     Raises:
         ValueError: the model returned another shape than x_t has, NaN or infinity.
     """
     with evaluating(eps_model):
-        eps = predict_eps(eps_model, x_t, t)
+        eps = predict_eps(functools.partial(without_gradients, eps_model), x_t, t)
     if not bool(torch.isfinite(eps).all()):
         when = f"t = {t}" if not isinstance(t, Tensor) or t.ndim == 0 else "some t"
         raise ValueError(f"the eps_model returned NaN or infinity at {when}, expected finite numbers.")

@@ -255,6 +255,33 @@ def save_grid(images: np.ndarray, path: str | Path, *, columns: int = 10, scale:
     return write_atomically(path, lambda temporary: Image.fromarray(sheet).save(temporary, format="PNG"))
 
 
+def save_moving_grid(
+    frames: Sequence[np.ndarray], path: str | Path, *, columns: int = 10, scale: int = 4, seconds: float = 0.08
+) -> Path:
+    """Write grids of pictures as an animated GIF, which goes round for ever and rests on its last frame.
+
+    Args:
+        frames: pictures uint8 (N, H, W, 3) of each frame.
+        path: the file to write.
+        columns: pictures in a row.
+        scale: side of a pixel.
+        seconds: time of a frame; the last one stays for twenty times that.
+
+    Raises:
+        ValueError: without a frame, and as `tile`.
+        OSError: when the file cannot be written.
+    """
+    from PIL import Image
+
+    if not len(frames):
+        raise ValueError("there is no frame, expected at least one.")
+    sheets = [tile(images, columns=min(columns, max(1, len(images)))) for images in frames]
+    first, *rest = [Image.fromarray(sheet.repeat(scale, 0).repeat(scale, 1)) for sheet in sheets]
+    times = [round(1000 * seconds)] * len(rest) + [round(20_000 * seconds)]
+    options = {"format": "GIF", "save_all": True, "append_images": rest, "duration": times, "loop": 0}
+    return write_atomically(path, lambda temporary: first.save(temporary, **options))
+
+
 def smooth(values: Sequence[float] | Tensor, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Means of stretches of `width` values, of all where there are fewer, and the index (from 1) of each one's end."""
     values = np.asarray(values, dtype=np.float64)

@@ -156,7 +156,7 @@ def _check_clip(clip_x0: ClipRange) -> tuple[float, float] | None:
     return low, high
 
 
-def _last(states: Iterator[State]) -> Tensor:
+def last_x(states: Iterator[State]) -> Tensor:
     """Go to the last state, keeping one at a time, and return its x."""
     for state in states:
         x = state.x
@@ -222,7 +222,7 @@ def ddpm_steps(
     )
 
 
-sample_ddpm = run_to_end(ddpm_steps, "sample_ddpm", _last)
+sample_ddpm = run_to_end(ddpm_steps, "sample_ddpm", last_x)
 
 
 def ddim_steps(
@@ -267,7 +267,7 @@ def ddim_steps(
     return _reverse_chain(eps_model, x_T, schedule, grid, eta=eta, generator=generator, clip=_check_clip(clip_x0))
 
 
-sample_ddim = run_to_end(ddim_steps, "sample_ddim", _last)
+sample_ddim = run_to_end(ddim_steps, "sample_ddim", last_x)
 
 
 # -------------------------------------------------------------------------------------------------------- DPM-Solver++
@@ -317,7 +317,7 @@ def dpm_solver_steps(
     )
 
 
-sample_dpm_solver = run_to_end(dpm_solver_steps, "sample_dpm_solver", _last)
+sample_dpm_solver = run_to_end(dpm_solver_steps, "sample_dpm_solver", last_x)
 
 
 # -------------------------------------------------------------------------------------------- inversion and early stop
@@ -384,7 +384,7 @@ def _inversion(
         yield State(s, x.to(x0.dtype), x0_hat.to(x0.dtype))
 
 
-ddim_invert = run_to_end(ddim_invert_steps, "ddim_invert", _last)
+ddim_invert = run_to_end(ddim_invert_steps, "ddim_invert", last_x)
 
 
 def early_stop(x0: Tensor, schedule: NoiseSchedule, *, t_start: int, generator: Generators = None) -> Tensor:

@@ -4,6 +4,7 @@ On the straight path x_s = (1 - s) x_0 + s eps, s runs from 0 (the data) to 1 (t
 `velocity(x, s) -> velocity` with s of shape (B,): the mean of eps - x_0 given x_s = x.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from hw3utils.arguments import check_count, check_data, shown
 from hw3utils.mixtures import GaussianMixture
-from hw3utils.noise import EpsModel, evaluating, model_times, predict_eps
+from hw3utils.noise import EpsModel, evaluating, model_times, predict_eps, without_gradients
 from hw3utils.progress import run_to_end
 from hw3utils.schedules import NoiseSchedule
 
@@ -209,7 +210,7 @@ def _flow(velocity: Velocity, x: Tensor, n: int) -> Iterator[Tensor]:
     yield x
     for i in range(n, 0, -1):
         with evaluating(velocity):
-            value = _predict(velocity, x, _times(i / n, x))
+            value = _predict(functools.partial(without_gradients, velocity), x, _times(i / n, x))
         if not bool(value.isfinite().all()):
             raise ValueError(f"the velocity returned NaN or infinity at s = {i / n:g}, expected finite numbers.")
         x = x - value / n

@@ -14,10 +14,10 @@ GROUND = ("arguments", "devices", "files", "progress")
 # In the order of the notebooks; each may import those before it.
 MATHEMATICS = (
     *("schedules", "noise", "diffusion", "bound", "mixtures", "losses"),
-    *("time_grid", "samplers", "langevin", "divergences", "flows", "velocities"),
+    *("time_grid", "samplers", "inpainting", "langevin", "divergences", "flows", "velocities"),
 )
 # The storeys above, from below: what stands on one storey may see each other and all that is lower.
-STOREYS = (("learning", "sprites"), ("plots", "fid"), ("course", "bench"), ("commands",), ("__main__",))
+STOREYS = (("learning", "sprites"), ("plots", "fid"), ("watch",), ("course", "bench"), ("commands",), ("__main__",))
 # Looked up when asked for: no import when the package is imported.
 ROOF = "__init__"
 

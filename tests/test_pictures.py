@@ -5,11 +5,13 @@ import pytest
 from PIL import Image
 
 from hw3utils.__main__ import main
+from hw3utils.files import read_json
 from hw3utils.learning.networks import UNet
 from hw3utils.learning.weights import save_weights
 from hw3utils.schedules import linear_schedule
 from hw3utils.sprites import draw_sprites, load_sprites, preview_figure
 from hw3utils.sprites.pictures import Cut, cut, picture_files, read_folder, read_rgba
+from hw3utils.sprites.sets import open_set
 
 SPRITES = draw_sprites(40, seed=11)[0]
 
@@ -187,7 +189,7 @@ def test_the_preview_of_a_thousand_classes_is_a_page():
 
 def test_options_of_a_folder_are_refused_for_drawn_sprites(capsys):
     assert main(["data", "--resize"]) == 2
-    assert "are for folders" in capsys.readouterr().err
+    assert "are not cut; leave --size" in capsys.readouterr().err
 
 
 def test_loops_and_hidden_folders_end(tmp_path):
@@ -208,3 +210,77 @@ def test_weights_of_other_channels_are_sampled_or_refused_before_the_first_step(
     assert main([*words, "--device", "cpu", "--out", str(tmp_path / "o.png")]) == code
     assert (tmp_path / "o.png").exists() == (code == 0)
     assert ("expected 3 of colour or 1 of grey" in capsys.readouterr().err) == (code == 2)
+
+
+# ---------------------------------------------------------------------------------------------- other sizes, grey
+
+
+def folder_of(images, folder):
+    folder.mkdir(exist_ok=True)
+    for k, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{k:02d}.png")
+    return folder
+
+
+@pytest.mark.parametrize(("size", "grey"), [(8, False), (24, True), (32, False)])
+def test_other_sizes_and_grey_go_all_the_way_through(size, grey, tmp_path, capsys):
+    rng = np.random.default_rng(size)
+    images = rng.integers(0, 256, (24, size, size, 1 if grey else 3), np.uint8).repeat(3 if grey else 1, axis=3)
+    folder, run = folder_of(images, tmp_path / "pictures"), tmp_path / "run"
+    how = ["--size", str(size)]
+    words = ["train", "--source", str(folder), *how, "--steps", "2", "--batch-size", "4", "--device", "cpu"]
+    assert main([*words, "--out", str(run)]) == 0
+    card = read_json(run / "weights.json")
+    assert (card["data"]["side"], card["network"]["channels"]) == (size, 1 if grey else 3)
+    words = ["sample", "--weights", str(run), "--sampler", "ddim", "--steps", "2", "--n", "2", "--device", "cpu"]
+    assert main([*words, "--out", str(tmp_path / "a.npz")]) == 0
+    made = np.load(tmp_path / "a.npz")["images"]
+    assert made.shape == (2, size, size, 3)
+    assert not grey or (made == made[..., :1]).all()
+    capsys.readouterr()
+    # The sprites features are those of 16x16 pictures: refused with what helps.
+    assert main(["fid", str(folder), str(run), "--n", "2", "--steps", "1", "--device", "cpu"]) == 2
+    assert "--extractor inception" in capsys.readouterr().err
+
+
+def test_tiles_of_another_size_are_made_the_size_that_is_learned(tmp_path):
+    big = SPRITES[:12].repeat(2, axis=1).repeat(2, axis=2)
+    page = np.concatenate([np.concatenate(big[k : k + 4], axis=1) for k in (0, 4, 8)])
+    folder = folder_of([page], tmp_path / "sheet")
+    shrunk = read_folder(folder, Cut(tile=32))
+    assert keys(shrunk.images) == keys(SPRITES[:12])
+    assert "tiles, made 16x16" in shrunk.said[0]
+    enlarged = read_folder(folder_of(SPRITES[:12], tmp_path / "single"), Cut(size=32, tile=16))
+    assert keys(enlarged.images) == keys(big)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"size": 20}, "size is 20, expected one of 8, 16, 24, 32"),
+        ({"resize": True, "tile": 8}, "takes each picture whole"),
+    ],
+)
+def test_a_cut_that_cannot_be_is_refused(options, said):
+    with pytest.raises(ValueError, match=said):
+        Cut(**options)
+
+
+def test_sheets_are_measured_like_the_folders_that_are_trained_on(tmp_path):
+    """FID reads with the same options; without them whole pictures, copies too: they are a part of what is measured."""
+    page = sheet(rgba(SPRITES[:12]), 4, spacing=1)
+    Image.fromarray(page).save(tmp_path / "sheet.png")
+    pictures = np.concatenate(list(open_set(str(tmp_path), how=Cut())))
+    assert keys(pictures) == keys(SPRITES[:12])
+    (tmp_path / "sheet.png").unlink()
+    folder_of([SPRITES[0], SPRITES[0], SPRITES[1]], tmp_path)
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    measured = open_set(str(tmp_path))
+    assert len(np.concatenate(list(measured))) == 3
+    assert "left out: 1 files that cannot be read (first: broken.png)" in measured.description
+
+
+def test_pictures_of_several_sizes_are_refused_with_what_helps(tmp_path):
+    folder_of([SPRITES[0], SPRITES[1].repeat(2, axis=0).repeat(2, axis=1)], tmp_path)
+    with pytest.raises(ValueError, match=r"01\.png is 32x32 pixels, others are 16x16: cut them with --tile"):
+        open_set(str(tmp_path))

@@ -39,6 +39,10 @@ def data_arguments(parser: argparse.ArgumentParser) -> None:
 
 def cut_arguments(parser: argparse.ArgumentParser) -> None:
     """Add how the pictures of a folder are cut into tiles."""
+    parser.add_argument(
+        "--size", type=int, choices=[8, 16, 24, 32], default=16, help="side of the pictures (default: 16)"
+    )
+    parser.add_argument("--tile", type=count, help="of a sheet: side of a tile, made --size (default: --size)")
     parser.add_argument("--spacing", type=_pixels, help="of a sheet: pixels between tiles (default: recognised)")
     parser.add_argument("--margin", type=_pixels, help="of a sheet: pixels around the tiles (default: recognised)")
     parser.add_argument("--resize", action="store_true", help="take each picture as one tile, whatever its size")
@@ -56,7 +60,7 @@ def cut_of(args: argparse.Namespace) -> "Cut | None":
     """What `cut_arguments` added, or None where nothing was said."""
     from hw3utils.sprites.pictures import Cut
 
-    how = Cut(args.spacing, args.margin, args.resize, args.strict)
+    how = Cut(args.size, args.tile, args.spacing, args.margin, args.resize, args.strict)
     return None if how == Cut() else how
 
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hw3utils.commands import count
+from hw3utils.commands import count, cut_arguments, cut_of
 from hw3utils.progress import close_bars, progress
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="decides the samples, and the part that --n takes")
     parser.add_argument("--batch-size", type=count, default=250, help="pictures at once")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    cut_arguments(parser)
     parser.add_argument("--table", action="store_true", help="instead: DDPM against DDIM over steps and eta, resumable")
     parser.add_argument(
         "--out", type=Path, default=Path("out/fid"), help="--table: folder of its pictures and fid.json"
@@ -60,6 +61,7 @@ def call(args: argparse.Namespace) -> int:
         raise ValueError(f"hw3 fid compares two sets of pictures, got {len(args.sets)}; see hw3 fid --help.")
     extractor = feature_extractor(args.extractor, inception_weights=args.inception_weights, device=device)
     options = {name: getattr(args, name) for name in ("n", "steps", "eta", "batch_size")}
+    options["how"] = cut_of(args)
     sets = [open_set(name, seed=args.seed + i, device=device, **options) for i, name in enumerate(args.sets)]
     statistics = [
         feature_statistics(progress(pictures, desc=pictures.description, unit="batch"), extractor) for pictures in sets

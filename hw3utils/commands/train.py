@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from hw3utils.learning.training import Step, TrainConfig
+    from hw3utils.watch import Watch
 
 HELP = "train the noise predictor, or the classifier, on sprites"
 
@@ -42,9 +43,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=["fp32", "bf16"], help="arithmetic of the network (recipe: fp32)")
     parser.add_argument("--checkpoint-every", type=count, help="steps between checkpoints (recipe: 1000)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    parser.add_argument("--out", type=Path, default=Path("out/train"), help="folder of checkpoints and weights")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("out/train"),
+        help="folder of checkpoints, weights, and index.html, the page to watch",
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the folder")
     parser.add_argument("--capture", action="store_true", help="CUDA only: replay each step as one graph")
+    parser.add_argument("--tensorboard", action="store_true", help="also write events for TensorBoard to the folder")
     data_arguments(parser)
     cut_arguments(parser)
 
@@ -94,7 +101,9 @@ def _train(args: argparse.Namespace, config: "TrainConfig", device: "torch.devic
     from hw3utils.learning.classifier import train_classifier
     from hw3utils.learning.recipes import is_main_process, train_sprites
     from hw3utils.learning.run_files import POINTER
+    from hw3utils.schedules import linear_schedule
     from hw3utils.sprites import load_sprites
+    from hw3utils.watch import PAGE
 
     say = print if is_main_process() else lambda *_, **__: None
     pointer = args.out / POINTER
@@ -103,17 +112,21 @@ def _train(args: argparse.Namespace, config: "TrainConfig", device: "torch.devic
         say(f"no checkpoint in {args.out} yet: beginning at step 0")
     say("loading the sprites", flush=True)
     options = {"out": args.out, "device": device, "resume": args.resume, "capture": args.capture}
+    pictures = {}
     if args.recipe == "classifier":
         steps = train_classifier(config, **options)
     else:
         data = load_sprites(args.source, root=args.root, how=cut_of(args))
         say(f"data: {data.source}, {len(data.train_images)} pictures to train on")
         steps = train_sprites(data, config, **options)
+        pictures = {"shape": (data.channels, data.side, data.side), "schedule": linear_schedule()}
+    watch = _watch(args, config, pictures) if is_main_process() else None
     say(
-        f"{config.steps} steps of {config.batch_size} on {device}, {config.precision}; writing to {args.out}",
+        f"{config.steps} steps of {config.batch_size} on {device}, {config.precision}; writing to {args.out}, "
+        f"watch it on {args.out / PAGE}",
         flush=True,
     )
-    if not _watch(steps, config, device):
+    if not _go_through(steps, config, device, watch):
         if is_main_process():
             print(
                 f"stopped; step {read_json(pointer)['step']} is saved in {args.out}, "
@@ -125,7 +138,16 @@ def _train(args: argparse.Namespace, config: "TrainConfig", device: "torch.devic
     return 0
 
 
-def _watch(steps: "Iterator[Step]", config: "TrainConfig", device: "torch.device") -> bool:
+def _watch(args: argparse.Namespace, config: "TrainConfig", pictures: dict) -> "Watch":
+    """The page of the run; of one that goes on, with what its checkpoint has."""
+    from hw3utils.learning.run_files import POINTER, read_history
+    from hw3utils.watch import Watch
+
+    history = read_history(args.out)[:2] if args.resume and (args.out / POINTER).exists() else ((), ())
+    return Watch(args.out, config, history=history, tensorboard=args.tensorboard, **pictures)
+
+
+def _go_through(steps: "Iterator[Step]", config: "TrainConfig", device: "torch.device", watch: "Watch | None") -> bool:
     """Go through the steps behind a progress bar; False when Ctrl-C ended them, with the run saved."""
     from hw3utils.learning.recipes import is_main_process, process_count
 
@@ -134,6 +156,8 @@ def _watch(steps: "Iterator[Step]", config: "TrainConfig", device: "torch.device
         for step in steps:
             if bar is None:
                 bar = progress(None, total=config.steps, initial=step.step - 1, desc="training", show=is_main_process())
+            if watch:
+                watch.see(step)
             smoothed = step.loss if smoothed == 0 else 0.98 * smoothed + 0.02 * step.loss
             bar.set_postfix(loss=f"{smoothed:.4f}", refresh=False)
             bar.update()
@@ -142,6 +166,8 @@ def _watch(steps: "Iterator[Step]", config: "TrainConfig", device: "torch.device
             if _any_process(bool(caught), process_count(), device):
                 steps.close()
                 bar.close()
+                if watch:
+                    watch.write(stopped=True)
                 return False
     if bar is not None:
         bar.close()

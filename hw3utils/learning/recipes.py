@@ -25,15 +25,18 @@ RECIPES = {"sprites": TrainConfig()}
 HELDOUT_PICTURES = 1024
 
 
-def picture_tensors(images: np.ndarray, labels: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Pictures as uint8 (N, 3, H, W) and labels as int64 (N,), from what `load_sprites` returns."""
-    pictures = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+def picture_tensors(images: np.ndarray, labels: np.ndarray, *, channels: int = 3) -> tuple[Tensor, Tensor]:
+    """Pictures as uint8 (N, channels, H, W) and labels as int64 (N,), from what `load_sprites` returns.
+
+    With 1 channel the first is kept: grey pictures have the same three times.
+    """
+    pictures = torch.from_numpy(np.ascontiguousarray(images[..., :channels].transpose(0, 3, 1, 2)))
     return pictures, torch.from_numpy(labels.argmax(1).astype(np.int64))
 
 
 def heldout_tensors(data: SpriteData, n: int = HELDOUT_PICTURES) -> tuple[Tensor, Tensor]:
     """The first n held-out pictures: the fixed subset on which held-out losses are measured."""
-    return picture_tensors(data.test_images[:n], data.test_labels[:n])
+    return picture_tensors(data.test_images[:n], data.test_labels[:n], channels=data.channels)
 
 
 def diffusion_parts(
@@ -42,7 +45,8 @@ def diffusion_parts(
     """The recipe's network (first weights by seed), schedule and objective for a data set."""
     n_classes = data.train_labels.shape[1]
     schedule = linear_schedule()
-    network = seeded(lambda: UNet(n_classes=n_classes, schedule=schedule.card(), **network_arguments), seed)
+    sizes = {"channels": data.channels, "n_classes": n_classes} | network_arguments
+    network = seeded(lambda: UNet(schedule=schedule.card(), **sizes), seed)
     return network, schedule, DiffusionObjective(schedule, label_dropout=0.1, n_classes=n_classes)
 
 
@@ -72,7 +76,7 @@ def train_sprites(
     """
     network, schedule, objective = diffusion_parts(data, config.seed)
     network.to(device)
-    pictures = picture_tensors(data.train_images, data.train_labels)
+    pictures = picture_tensors(data.train_images, data.train_labels, channels=data.channels)
     yield from train(
         network, pictures, objective, config, heldout=heldout_tensors(data), out=out, resume=resume, capture=capture
     )
@@ -102,12 +106,13 @@ def run_card(
 ) -> dict[str, Any]:
     """Everything that is known of a run, for the JSON beside its weights."""
     return {
-        "what": "DDPM noise predictor on 16x16 sprites, weights of the exponential moving average",
+        "what": f"DDPM noise predictor on {data.side}x{data.side} sprites, weights of the exponential moving average",
         "config": dataclasses.asdict(config),
         "objective": {"label_dropout": objective.label_dropout, "loss": "noise prediction, equation 14 of DDPM"},
         "data": {
             "source": data.source,
             "sha256": data.sha256,
+            "side": data.side,
             "train": len(data.train_images),
             "test": len(data.test_images),
             "class_names": list(data.class_names),

@@ -4,9 +4,10 @@ import hashlib
 import os
 import tokenize
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ class SpriteData:
     """Sprites split in two sets that share no picture.
 
     Attributes:
-        train_images, test_images: uint8 (N, 16, 16, 3).
+        train_images, test_images: uint8 (N, side, side, 3); side is 16 but for folders that were cut otherwise.
         train_labels, test_labels: uint8 (N, C), one-hot.
         class_names: C names, in the order of the label columns.
         source: a sentence that says where the pictures come from.
@@ -50,6 +51,17 @@ class SpriteData:
     class_names: tuple[str, ...]
     source: str
     sha256: str
+
+    @property
+    def side(self) -> int:
+        """Pixels of a side."""
+        return self.train_images.shape[1]
+
+    @property
+    def channels(self) -> int:
+        """1 where every picture is grey, else 3."""
+        every = (self.train_images, self.test_images)
+        return 1 if all((images == images[..., :1]).all() for images in every) else 3
 
     def __repr__(self) -> str:
         return (
@@ -72,7 +84,7 @@ def load_sprites(
 
     Args:
         source: "embedded" draws them; "real" reads the two published .npy files; "folder", or the path of a folder
-            itself, reads pictures and sheets of 16x16 tiles, labelled by sub-folder (PNG, JPEG, GIF, WebP, BMP).
+            itself, reads pictures and sheets of tiles, labelled by sub-folder (PNG, JPEG, GIF, WebP, BMP).
         root: the folder of the files; for "real" without a root, the cache folder (`$HW3_CACHE`, else
             `~/.cache/hw3utils`), filled by a download where it lacks a file.
         n_train: pictures to train on; 89,400 embedded ones, or all that are not held out.
@@ -96,9 +108,7 @@ def load_sprites(
     )
     seed = check_count(seed, "seed", low=0)
     if how is not None and source in ("embedded", "real"):
-        raise ValueError(
-            f"the {source} sprites are not cut: --spacing, --margin, --resize and --strict are for folders."
-        )
+        raise ValueError(f"the {source} sprites are not cut; leave --size, --tile and what follows them out.")
     if source == "embedded":
         if root is not None:
             raise ValueError(
@@ -323,15 +333,19 @@ def tensor_to_images(x: torch.Tensor) -> np.ndarray:
     return np.ascontiguousarray(levels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy())
 
 
-def picture_shape(channels: int) -> tuple[int, int, int]:
-    """The shape of a picture that a network with so many channels makes, before it makes any.
+def picture_shape(card: Mapping[str, Any]) -> tuple[int, int, int]:
+    """The shape (channels, side, side) of the pictures that weights make, from their card; side 16 if it says none.
 
     Raises:
-        ValueError: when that is no picture: neither colour nor grey.
+        ValueError: when that is no picture: neither colour nor grey, or of no size.
     """
+    channels = card["network"]["channels"]
     if channels not in (1, 3):
         raise ValueError(f"these weights make {channels} channels, expected 3 of colour or 1 of grey.")
-    return channels, SIDE, SIDE
+    data = card.get("data")
+    side = data.get("side", SIDE) if isinstance(data, Mapping) else SIDE
+    side = check_count(side, "the side of pictures on the card of these weights", high=1024)
+    return channels, side, side
 
 
 # Classes that a preview has room for.
@@ -344,7 +358,7 @@ def preview_figure(
     """Draw the first sprites of each class in a row that carries the class's name; of many classes the first 40.
 
     Args:
-        images: uint8 (N, 16, 16, 3).
+        images: uint8 (N, side, side, 3).
         labels: one-hot (N, C).
         class_names: C names.
         per_class: sprites in a row.
@@ -361,7 +375,7 @@ def preview_figure(
             "label for each image and one name for each label column: pass them from one data set."
         )
     names = [name if len(name) <= 30 else f"{name[:29]}…" for name in class_names[:_ROWS]]
-    step = SIDE + 2
+    step = images.shape[1] + 2
     # Two white pixels between sprites; a class with fewer sprites leaves the rest of its row white.
     page = np.full((len(names), step, per_class, step, 3), 255, np.uint8)
     for c in range(len(names)):

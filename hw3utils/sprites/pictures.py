@@ -3,13 +3,14 @@
 import os
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from hw3utils.arguments import check_count
 from hw3utils.sprites.grammar import SIDE
 
 # What is read, by Pillow's names and by the ends of the files' names.
@@ -22,6 +23,8 @@ OTHER_ENDS = (
 )
 # What Pillow raises on a damaged file.
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.error, Image.DecompressionBombError)
+# Sides of the pictures that come out.
+SIDES = (8, 16, 24, 32)
 # Lines between tiles that are looked for when nothing is said, in pixels.
 _SPACINGS = (1, 2, 3, 4)
 
@@ -31,16 +34,31 @@ class Cut:
     """How pictures are cut into tiles.
 
     Args:
+        size: side of the pictures that come out, one of 8, 16, 24, 32.
+        tile: side of the tiles in the files, made `size` where it is another; as `size` if not given.
         spacing: empty lines between the tiles of a sheet, in pixels; recognised if neither it nor margin is given.
         margin: empty lines around a sheet.
         resize: take each picture as one tile, whatever its size: enlarged by whole numbers, or shrunk by its areas.
         strict: refuse all when one file cannot be read; else it is left out and named.
+
+    Raises:
+        ValueError: on another size, a tile without pixels, or a tile together with resize, which cuts none.
     """
 
+    size: int = SIDE
+    tile: int | None = None
     spacing: int | None = None
     margin: int | None = None
     resize: bool = False
     strict: bool = False
+
+    def __post_init__(self) -> None:
+        if self.size not in SIDES:
+            raise ValueError(f"size is {self.size!r}, expected one of {', '.join(map(str, SIDES))}.")
+        if self.tile is not None:
+            check_count(self.tile, "tile", high=4096)
+        if self.resize and (self.tile, self.spacing, self.margin) != (None, None, None):
+            raise ValueError("resize takes each picture whole; leave tile, spacing and margin out, or resize.")
 
 
 @dataclass
@@ -98,31 +116,34 @@ def on_background(rgba: np.ndarray, background: int = 255) -> np.ndarray:
 
 
 def cut(rgba: np.ndarray, path: Path, how: Cut) -> tuple[np.ndarray, str]:
-    """Cut a picture into tiles, uint8 (N, 16, 16, 4), empty ones too; and how it was read.
+    """Cut a picture into tiles, uint8 (N, size, size, 4), empty ones too; and how it was read.
 
     Raises:
         ValueError: when the picture does not come out even.
     """
     height, width, _ = rgba.shape
-    if (width, height) == (SIDE, SIDE):
-        return rgba[None], "single pictures"
+    side = how.tile or how.size
+    made = "" if side == how.size else f", made {how.size}x{how.size}"
+    if (width, height) == (side, side):
+        return _sized(rgba[None], how.size), f"single pictures{made}"
     if how.resize:
-        return _resized(rgba)[None], f"pictures made {SIDE}x{SIDE}"
+        return _sized(rgba[None], how.size), f"pictures made {how.size}x{how.size}"
     for spacing, margin in _readings(rgba, how):
-        places = [_places(length, spacing, margin) for length in (height, width)]
+        places = [_places(length, side, spacing, margin) for length in (height, width)]
         if all(places):
-            tiles = np.stack([rgba[y : y + SIDE, x : x + SIDE] for y in places[0] for x in places[1]])
+            tiles = np.stack([rgba[y : y + side, x : x + side] for y in places[0] for x in places[1]])
             lines = f" with {spacing} pixels between" if spacing else ""
-            return tiles, f"sheets of {SIDE}x{SIDE} tiles{lines}{f' and {margin} around' if margin else ''}"
+            around = f" and {margin} around" if margin else ""
+            return _sized(tiles, how.size), f"sheets of {side}x{side} tiles{lines}{around}{made}"
     raise ValueError(
-        f"{path} has {width}x{height} pixels, no whole number of {SIDE}x{SIDE} tiles, close together or with empty "
-        "lines between: for a sheet give --spacing and --margin, for single pictures --resize."
+        f"{path} has {width}x{height} pixels, no whole number of {side}x{side} tiles, close together or with empty "
+        "lines between: for a sheet give --tile, --spacing and --margin, for single pictures --resize."
     )
 
 
-def _places(length: int, spacing: int, margin: int) -> range | None:
+def _places(length: int, side: int, spacing: int, margin: int) -> range | None:
     """Where tiles begin along one side; the last may have its spacing behind it."""
-    step = SIDE + spacing
+    step = side + spacing
     rest = length - 2 * margin
     if rest > 0 and (rest + spacing) % step == 0:
         return range(margin, margin + rest, step)
@@ -133,20 +154,21 @@ def _readings(rgba: np.ndarray, how: Cut) -> list[tuple[int, int]]:
     """The spacings and margins to try, the likeliest first."""
     if how.spacing is not None or how.margin is not None:
         return [(how.spacing or 0, how.margin or 0)]
-    found = [(s, m) for s in _SPACINGS for m in dict.fromkeys((0, s)) if _lines_are_empty(rgba, s, m)]
+    side = how.tile or how.size
+    found = [(s, m) for s in _SPACINGS for m in dict.fromkeys((0, s)) if _lines_are_empty(rgba, side, s, m)]
     return [*found, (0, 0)]
 
 
-def _lines_are_empty(rgba: np.ndarray, spacing: int, margin: int) -> bool:
+def _lines_are_empty(rgba: np.ndarray, side: int, spacing: int, margin: int) -> bool:
     """Whether all lines between the tiles of this reading are of one colour, while there is something in the tiles."""
     lines = 0
     for axis, length in enumerate(rgba.shape[:2]):
-        places = _places(length, spacing, margin)
+        places = _places(length, side, spacing, margin)
         if places is None:
             return False
         inside = np.zeros(length, bool)
         for place in places:
-            inside[place : place + SIDE] = True
+            inside[place : place + side] = True
         between = np.compress(~inside, rgba, axis=axis).reshape(-1, 4)
         lines += len(between)
         if len(between) and not ((between[:, 3] == 0).all() or (between == between[0]).all()):
@@ -154,19 +176,29 @@ def _lines_are_empty(rgba: np.ndarray, spacing: int, margin: int) -> bool:
     return lines > 0 and len(np.unique(rgba.reshape(-1, 4), axis=0)) > 1
 
 
-def _resized(rgba: np.ndarray) -> np.ndarray:
-    """A picture as one tile: enlarged by a whole number where it fits in, else shrunk; centred on transparency."""
+def _sized(tiles: np.ndarray, size: int) -> np.ndarray:
+    """Tiles (N, H, W, 4) as (N, size, size, 4)."""
+    if tiles.shape[1:3] == (size, size):
+        return tiles
+    return np.stack([fitted(tile, size) for tile in tiles])
+
+
+def fitted(rgba: np.ndarray, size: int) -> np.ndarray:
+    """A picture uint8 (H, W, 4) as one tile (size, size, 4), centred on transparency.
+
+    Enlarged by a whole number where it fits in, else shrunk.
+    """
     height, width, _ = rgba.shape
     picture = Image.fromarray(rgba)
-    if max(height, width) <= SIDE:
-        times = SIDE // max(height, width)
+    if max(height, width) <= size:
+        times = size // max(height, width)
         picture = picture.resize((width * times, height * times), Image.Resampling.NEAREST)
     else:
-        ratio = SIDE / max(height, width)
-        size = (max(1, round(width * ratio)), max(1, round(height * ratio)))
-        picture = picture.resize(size, Image.Resampling.BOX)
-    tile = Image.new("RGBA", (SIDE, SIDE))
-    tile.paste(picture, ((SIDE - picture.width) // 2, (SIDE - picture.height) // 2))
+        ratio = size / max(height, width)
+        smaller = (max(1, round(width * ratio)), max(1, round(height * ratio)))
+        picture = picture.resize(smaller, Image.Resampling.BOX)
+    tile = Image.new("RGBA", (size, size))
+    tile.paste(picture, ((size - picture.width) // 2, (size - picture.height) // 2))
     return np.asarray(tile)
 
 
@@ -177,35 +209,56 @@ def read_folder(folder: Path, how: Cut) -> Tiles:
         ValueError: when there are not two of them, or, with `strict`, a file cannot be read.
     """
     files, left_out = picture_files(folder)
-    groups = _groups(folder, files)
+    groups = _groups(folder, files, how)
+    images, classes, said, dropped = read_groups(groups, how)
+    return _distinct(folder, images, classes, tuple(groups), said, left_out | dropped)
+
+
+def read_groups(
+    groups: Mapping[str, Sequence[Path]], how: Cut | None
+) -> tuple[np.ndarray, np.ndarray, list[str], dict[str, list[Path]]]:
+    """Read the pictures of each group, cut into tiles that are not empty; without `how` whole, and of one size.
+
+    Returns:
+        Images uint8 (N, H, W, 3), the number of the group of each, sentences on how they were read, and the files that
+        were left out, by the reason.
+
+    Raises:
+        ValueError: when no file can be read, with `strict` one, or whole pictures are of several sizes.
+    """
     tiles, classes, readings, unread = [], [], {}, {}
     empty: list[Path] = []
-    for c, paths in enumerate(groups.values()):
-        for path in paths:
-            try:
-                found, reading = cut(read_rgba(path), path, how)
-            except ValueError as error:
-                if how.strict:
-                    raise
-                unread[path] = str(error)
-                continue
-            readings[reading] = readings.get(reading, 0) + 1
-            full = _not_empty(found)
-            empty += [path] * int((~full).sum())
-            tiles.append(found[full])
-            classes.append(np.full(int(full.sum()), c))
+    for c, path in ((c, path) for c, paths in enumerate(groups.values()) for path in paths):
+        try:
+            rgba = read_rgba(path)
+            found, reading = (rgba[None], "whole pictures") if how is None else cut(rgba, path, how)
+        except ValueError as error:
+            if how is not None and how.strict:
+                raise
+            unread[path] = str(error)
+            continue
+        readings[reading] = readings.get(reading, 0) + 1
+        full = np.ones(len(found), bool) if how is None else _not_empty(found)
+        empty += [path] * int((~full).sum())
+        if tiles and found.shape[1:] != tiles[0].shape[1:]:
+            (height, width), (high, wide) = found.shape[1:3], tiles[0].shape[1:3]
+            raise ValueError(
+                f"{path} is {width}x{height} pixels, others are {wide}x{high}: cut them with --tile, or --resize them."
+            )
+        tiles.append(found[full])
+        classes.append(np.full(int(full.sum()), c))
     if not tiles and unread:
         raise ValueError(next(iter(unread.values())))
     said = [", ".join(f"{count} {reading}" for reading, count in readings.items())]
-    rgba = np.concatenate([np.empty((0, SIDE, SIDE, 4), np.uint8), *tiles])
-    images, background = _visible(rgba)
+    images, background = _visible(np.concatenate(tiles))
     if background != 255:
         said.append("light drawings on transparency, put on black")
-    return _distinct(folder, images, np.concatenate([np.empty(0, int), *classes]), tuple(groups), said, [
-        *left_out.items(),
-        ("files that cannot be read", list(unread)),
-        ("empty tiles", empty),
-    ])  # fmt: skip
+    return images, np.concatenate(classes), said, {"files that cannot be read": list(unread), "empty tiles": empty}
+
+
+def left_out_line(left_out: Mapping[str, Sequence[Path]]) -> list[str]:
+    """What was left out, each reason with the number of files and the first one's name."""
+    return [f"{len(paths)} {reason} (first: {paths[0].name})" for reason, paths in left_out.items() if paths]
 
 
 def _not_empty(tiles: np.ndarray) -> np.ndarray:
@@ -226,12 +279,12 @@ def _visible(rgba: np.ndarray) -> tuple[np.ndarray, int]:
     return images, 255
 
 
-def _groups(folder: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
+def _groups(folder: Path, files: Sequence[Path], how: Cut) -> dict[str, list[Path]]:
     """Files by class: the name of the sub-folder. A folder that holds but one other, as archives do, is passed by."""
     if not files:
         raise ValueError(
             f"Found no picture in {folder}, expected {', '.join(FORMATS)} files: single ones or sheets of "
-            f"{SIDE}x{SIDE} tiles."
+            f"{how.size}x{how.size} tiles."
         )
     top = folder
     while len(inner := {path.relative_to(top).parts[0] for path in files}) == 1 and (top / next(iter(inner))).is_dir():
@@ -252,7 +305,7 @@ def _groups(folder: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
 
 def _distinct(
     folder: Path, images: np.ndarray, classes: np.ndarray, names: tuple[str, ...], said: list[str],
-    left_out: list[tuple[str, list[Path]]],
+    left_out: Mapping[str, Sequence[Path]],
 ) -> Tiles:  # fmt: skip
     """Each picture once, in the class that has it first; classes that end up empty are named and left out."""
     count = len(images)
@@ -260,7 +313,7 @@ def _distinct(
         rows = images.reshape(count, -1)
         first = np.sort(np.unique(rows, axis=0, return_index=True)[1])
         images, classes = images[first], classes[first]
-    lines = [f"{len(paths)} {reason} (first: {paths[0].name})" for reason, paths in left_out if paths]
+    lines = left_out_line(left_out)
     if count > len(images):
         lines.append(f"{count - len(images)} repeated tiles")
     there = [c for c in range(len(names)) if (classes == c).any()]
