@@ -104,7 +104,7 @@ def test_the_rooms_are_those_of_the_house():
     expected = {*GROUND, *MATHEMATICS, *(room for storey in STOREYS for room in storey), ROOF}
     assert rooms == expected
     for folder, files in {
-        "learning": "networks objectives ema training run_files weights recipes classifier features",
+        "learning": "networks objectives ema training run_files weights recipes classifier features exchange",
         "sprites": "grammar drawing pictures loading sets",
         "bench": "parts peers timing fid_table flow_table",
         "commands": "run check submit train sample fid data bench release grade marks",
