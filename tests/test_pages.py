@@ -105,6 +105,20 @@ def test_formulas_in_html_are_drawn_and_its_code_is_left_alone():
         assert kept in page
 
 
+def test_a_fold_holds_what_is_folded_and_html_keeps_its_pictures(tmp_path):
+    inner = "<details><summary>c</summary>\n\nd\n\n</details>"
+    folds = f"<details><summary>a</summary>\n\n*b*\n\n{inner}\n\n</details>\n\ne"
+    page = BeautifulSoup(page_of(new.new_markdown_cell(folds)), features="html.parser")
+    outer, inner = page.select("details")
+    assert outer.get_text().split() == ["a", "b", "c", "d"]
+    assert inner.get_text().split() == ["c", "d"]
+    assert BeautifulSoup(page_of(new.new_markdown_cell("x <b>y</b> z")), features="html.parser").b.get_text() == "y"
+    (tmp_path / "dot.png").write_bytes(b"picture")
+    notebook = new.new_notebook(cells=[new.new_markdown_cell('<p>\n<img alt="dot" src="dot.png">\n</p>')])
+    page, _ = Page().from_notebook_node(notebook, {"metadata": {"path": str(tmp_path)}})
+    assert '<img alt="dot" src="data:image/png;base64,cGljdHVyZQ=="' in page
+
+
 def test_outputs_keep_what_needs_no_script():
     data = {"application/vnd.jupyter.widget-view+json": {"model_id": "m"}, "text/plain": "IntSlider"}
     widget = new.new_output("display_data", data)

@@ -36,6 +36,7 @@ math { font-family: "STIX Two Math", "Cambria Math", "TeX Gyre Termes Math", "Li
 }
 """
 _HTML_TAG = re.compile(r"(<[^>]*>)")
+_IMAGE = re.compile(r"(?i)<img\b[^>]*>")
 _MATH = re.compile(r"(?s)(?<!\\)\$\$(.+?)\$\$|(?<![\\$])\$([^$]+)\$")
 _FONT = re.compile(r"@font-face\s*\{[^}]*\}")
 
@@ -66,6 +67,11 @@ class _Renderer(IPythonRenderer):
             elif not code:
                 parts[n] = _MATH.sub(self._math, part)
         return "".join(parts)
+
+    def _html_embed_images(self, html: str) -> str:
+        """Pictures put into HTML, all else as it is: a fold begins in one block and ends in another."""
+        put_in = super()._html_embed_images
+        return _IMAGE.sub(lambda found: put_in(found[0]), html)
 
     def _math(self, found: re.Match[str]) -> str:
         """One formula of an HTML text."""
