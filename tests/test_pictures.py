@@ -284,3 +284,57 @@ def test_pictures_of_several_sizes_are_refused_with_what_helps(tmp_path):
     folder_of([SPRITES[0], SPRITES[1].repeat(2, axis=0).repeat(2, axis=1)], tmp_path)
     with pytest.raises(ValueError, match=r"01\.png is 32x32 pixels, others are 16x16: cut them with --tile"):
         open_set(str(tmp_path))
+
+
+# ------------------------------------------------------------------------------------------ as found in public sets
+
+
+def test_pictures_beside_the_sub_folders_are_a_class_of_their_own(tmp_path):
+    top = tmp_path / "regular"
+    folder_of(SPRITES[:3], top)
+    folder_of(SPRITES[3:7], top / "female")
+    tiles = read_folder(top, Cut())
+    assert dict(zip(tiles.class_names, np.bincount(tiles.classes).tolist(), strict=True)) == {"female": 4, "regular": 3}
+
+
+def blob(side, seed):
+    """A smooth drawing on transparency, as icons are."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side] / side
+    colours = [127 + 60 * np.sin(3 * (rng.normal() * x + rng.normal() * y) + rng.normal()) for _ in range(3)]
+    inside = (x - 0.5) ** 2 + (y - 0.5) ** 2 < 0.2
+    return np.stack([*colours, 255 * inside], axis=-1).astype(np.uint8)
+
+
+def test_larger_single_pictures_are_not_taken_for_sheets(tmp_path):
+    """Icons of 64x64 would come out even, as 16 pieces each."""
+    for k in range(6):
+        Image.fromarray(blob(64, k)).save(tmp_path / f"{k}.png")
+    Image.fromarray(sheet(rgba(SPRITES[:12]), 4)).save(tmp_path / "sheet.png")
+    with pytest.raises(ValueError, match=r"6 pictures of 64x64 pixels look like single ones.*--resize.*--tile 16"):
+        read_folder(tmp_path, Cut())
+    assert len(read_folder(tmp_path, Cut(resize=True)).images) == 7
+    assert "7 sheets of 16x16 tiles" in read_folder(tmp_path, Cut(tile=16)).said[0]
+
+
+@pytest.mark.parametrize("kind", ["sprites", "noise"])
+def test_small_sheets_are_not_taken_for_single_pictures(kind, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), np.uint8)
+    tiles = SPRITES if kind == "sprites" else noise
+    for k in range(0, 40, 4):
+        Image.fromarray(sheet(rgba(tiles[k : k + 4]), 2)).save(tmp_path / f"{k}.png")
+    assert keys(read_folder(tmp_path, Cut()).images) == keys(tiles)
+
+
+def test_each_tile_with_an_edge_of_its_own_is_a_sheet_with_spacing_and_half_of_it_around(tmp_path):
+    Image.fromarray(sheet(rgba(SPRITES[:12]), 4, spacing=2, margin=1)).save(tmp_path / "a.png")
+    tiles = read_folder(tmp_path, Cut())
+    assert keys(tiles.images) == keys(SPRITES[:12])
+    assert "with 2 pixels between and 1 around" in tiles.said[0]
+
+
+def test_what_does_not_come_out_even_among_others_is_counted_with_what_takes_it(tmp_path):
+    folder_of(SPRITES[:3], tmp_path)
+    Image.fromarray(SPRITES[0][:11]).save(tmp_path / "flag.png")
+    said = read_folder(tmp_path, Cut()).said[-1]
+    assert "1 files that are no whole number of 16x16 tiles, which --resize takes whole (first: flag.png)" in said

@@ -571,9 +571,6 @@ def test_bad_folders_are_refused(tmp_path):
     save_png(tmp_path / "a.png", np.hstack([sprite, sprite]))
     with pytest.raises(ValueError, match="Found 1 distinct tiles that are not empty"):
         load_sprites(tmp_path)
-    save_png(tmp_path / "sub" / "b.png", sprite)
-    with pytest.raises(ValueError, match="both beside and inside its sub-folders"):
-        load_sprites(tmp_path)
 
 
 def test_bad_picture_files_are_refused(tmp_path):

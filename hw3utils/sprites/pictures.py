@@ -3,6 +3,7 @@
 import os
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,11 @@ _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.er
 SIDES = (8, 16, 24, 32)
 # Lines between tiles that are looked for when nothing is said, in pixels.
 _SPACINGS = (1, 2, 3, 4)
+_PLAIN = "sheets of {0}x{0} tiles"
+
+
+class Uneven(ValueError):
+    """A picture that does not come out in whole tiles."""
 
 
 @dataclass
@@ -134,10 +140,44 @@ def cut(rgba: np.ndarray, path: Path, how: Cut) -> tuple[np.ndarray, str]:
             tiles = np.stack([rgba[y : y + side, x : x + side] for y in places[0] for x in places[1]])
             lines = f" with {spacing} pixels between" if spacing else ""
             around = f" and {margin} around" if margin else ""
-            return _sized(tiles, how.size), f"sheets of {side}x{side} tiles{lines}{around}{made}"
-    raise ValueError(
+            return _sized(tiles, how.size), f"{_PLAIN.format(side)}{lines}{around}{made}"
+    raise Uneven(
         f"{path} has {width}x{height} pixels, no whole number of {side}x{side} tiles, close together or with empty "
         "lines between: for a sheet give --tile, --spacing and --margin, for single pictures --resize."
+    )
+
+
+def _goes_on(rgba: np.ndarray, side: int) -> bool:
+    """Whether a picture goes on over the lines where it would be cut, as a single one does and a sheet does not.
+
+    Neighbouring pixels, one of them not background, differ across a line hardly more than elsewhere. On sheets of
+    sprites and of tiles they differ about twice as much; noise, which differs everywhere, is no single picture.
+    """
+    rgb = on_background(rgba).astype(int)
+    colours, counts = np.unique(rgb.reshape(-1, 3), axis=0, return_counts=True)
+    background = colours[counts.argmax()]
+    across, elsewhere = [], []
+    for axis in (0, 1):
+        lines = np.moveaxis(rgb, axis, 0)
+        one, next_one = lines[:-1], lines[1:]
+        drawn = (one != background).any(-1) | (next_one != background).any(-1)
+        change = np.abs(one - next_one).mean(-1)
+        cut_here = np.arange(1, len(lines)) % side == 0
+        across.append(change[cut_here][drawn[cut_here]])
+        elsewhere.append(change[~cut_here][drawn[~cut_here]])
+    here, usual = np.concatenate(across), np.concatenate(elsewhere)
+    return len(here) >= side // 2 and usual.mean() < 60 and here.mean() < 1.4 * usual.mean()
+
+
+def _check_not_single(tried: Sequence[tuple[tuple[int, int], bool]], how: Cut) -> None:
+    """Raise ValueError when most pictures that were cut as sheets have one size and look like single ones."""
+    alike = Counter(size for size, goes_on in tried if goes_on)
+    (height, width), count = (alike.most_common(1) or [((0, 0), 0)])[0]
+    if count < 4 or count < 0.6 * len(tried):
+        return
+    raise ValueError(
+        f"{count} pictures of {width}x{height} pixels look like single ones, not like sheets of "
+        f"{how.size}x{how.size} tiles: --resize takes each as one; if they are sheets, --tile {how.size} cuts them."
     )
 
 
@@ -155,7 +195,7 @@ def _readings(rgba: np.ndarray, how: Cut) -> list[tuple[int, int]]:
     if how.spacing is not None or how.margin is not None:
         return [(how.spacing or 0, how.margin or 0)]
     side = how.tile or how.size
-    found = [(s, m) for s in _SPACINGS for m in dict.fromkeys((0, s)) if _lines_are_empty(rgba, side, s, m)]
+    found = [(s, m) for s in _SPACINGS for m in dict.fromkeys((0, s, s // 2)) if _lines_are_empty(rgba, side, s, m)]
     return [*found, (0, 0)]
 
 
@@ -226,8 +266,9 @@ def read_groups(
     Raises:
         ValueError: when no file can be read, with `strict` one, or whole pictures are of several sizes.
     """
-    tiles, classes, readings, unread = [], [], {}, {}
+    tiles, classes, readings, unread, uneven = [], [], {}, {}, {}
     empty: list[Path] = []
+    tried: list[tuple[tuple[int, int], bool]] = []
     for c, path in ((c, path) for c, paths in enumerate(groups.values()) for path in paths):
         try:
             rgba = read_rgba(path)
@@ -235,9 +276,11 @@ def read_groups(
         except ValueError as error:
             if how is not None and how.strict:
                 raise
-            unread[path] = str(error)
+            (uneven if isinstance(error, Uneven) else unread)[path] = str(error)
             continue
         readings[reading] = readings.get(reading, 0) + 1
+        if how is not None and how.tile is None and reading == _PLAIN.format(how.size):
+            tried.append((rgba.shape[:2], _goes_on(rgba, how.size)))
         full = np.ones(len(found), bool) if how is None else _not_empty(found)
         empty += [path] * int((~full).sum())
         if tiles and found.shape[1:] != tiles[0].shape[1:]:
@@ -247,13 +290,18 @@ def read_groups(
             )
         tiles.append(found[full])
         classes.append(np.full(int(full.sum()), c))
-    if not tiles and unread:
-        raise ValueError(next(iter(unread.values())))
+    if not tiles:
+        raise ValueError(next(iter((uneven | unread).values())))
+    _check_not_single(tried, how)
     said = [", ".join(f"{count} {reading}" for reading, count in readings.items())]
     images, background = _visible(np.concatenate(tiles))
     if background != 255:
         said.append("light drawings on transparency, put on black")
-    return images, np.concatenate(classes), said, {"files that cannot be read": list(unread), "empty tiles": empty}
+    dropped = {"files that cannot be read": list(unread), "empty tiles": empty}
+    if uneven:
+        side = how.tile or how.size
+        dropped[f"files that are no whole number of {side}x{side} tiles, which --resize takes whole"] = list(uneven)
+    return images, np.concatenate(classes), said, dropped
 
 
 def left_out_line(left_out: Mapping[str, Sequence[Path]]) -> list[str]:
@@ -295,12 +343,11 @@ def _groups(folder: Path, files: Sequence[Path], how: Cut) -> dict[str, list[Pat
     for path in files:
         within = beside if path.parent == top else inside.setdefault(path.relative_to(top).parts[0], [])
         within.append(path)
-    if beside and inside:
-        raise ValueError(
-            f"{top} holds pictures both beside and inside its sub-folders, expected one or the other: "
-            "move those beside into a sub-folder, whose name is their class."
-        )
-    return inside or {"sprite": beside}
+    if not inside:
+        return {"sprite": beside}
+    # Those beside the sub-folders are a class too, by the name of the folder that holds all.
+    name = top.resolve().name
+    return inside | ({f"{name}/" if name in inside else name: beside} if beside else {})
 
 
 def _distinct(
