@@ -11,6 +11,8 @@ from hw3utils.course.profiles import PROFILE_VARIABLE
 from hw3utils.progress import QUIET_VARIABLE
 
 os.environ[QUIET_VARIABLE] = "1"
+# Workers, their kernels and the processes these start share the cores: threads that wait for a core keep it busy.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault(PROFILE_VARIABLE, "quick")
 
 
