@@ -156,7 +156,9 @@ def test_what_is_missing_or_broken_is_said(homework, tmp_path, no_kernel):
     (homework / "student_number.txt").unlink()
     found = warnings(homework, tmp_path / "a.zip")
     assert found[0].startswith("there is no file student_number.txt in ")
-    assert found[1] == "01_small.ipynb cannot be read as a notebook (ValueError); it may be cut off."
+    assert (
+        found[1] == "01_small.ipynb cannot be read as a notebook: it is no JSON (JSONDecodeError); it may be cut off."
+    )
     assert found[2:] == ["02_small.ipynb is missing."]
     (homework / "student_number.txt").write_text("810")
     assert "student_number.txt still holds 810, an example: write your own." in warnings(homework, tmp_path / "a.zip")

@@ -10,6 +10,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from hw3utils.course.nbgrading import ANSWER, STUB, checked_cells, item_of, marked_cells
 from hw3utils.course.needs import Piece, needed, pieces
+from hw3utils.course.rebuilding import read_leniently, rebuild
 from hw3utils.course.runner import environment, find_notebooks, plain, read_notebook, run_cells
 from hw3utils.progress import QUIET_VARIABLE, progress
 
@@ -63,28 +64,38 @@ def check_notebook(path: Path, *, timeout: int = 120) -> list[Part]:
     """
     if not path.is_file():
         raise ValueError(f"there is no notebook {path}; check the path.")
-    notebook = read_notebook(path)
     original = editions().get(path.name)
+    notebook = _read(path)
     graded = checked_cells(read_notebook(original) if original else notebook)
+    if original:
+        # As in grading: what became of marks, metadata and checks is put right.
+        notebook = rebuild(read_notebook(original), notebook).notebook
     if not graded:
         raise ValueError(f"{path} has no graded cells, expected a notebook of the homework.")
     theirs = marked_cells(notebook)
-    for name, cell in graded.items():
-        if name in theirs and cell.cell_type == "code":
-            theirs[name].source = cell.source
-    checks = [name for name, cell in graded.items() if cell.cell_type == "code" and name in theirs]
+    checks = [name for name, cell in graded.items() if cell.cell_type == "code"]
     results = _run(notebook, checks, path, timeout)
     parts = []
     for name, cell in graded.items():
-        if name not in theirs:
-            state, message = MISSING, f"the cell {name} was deleted: take it from the edition again"
-        elif name in results:
+        if name in results:
             state, message = results[name]
         else:
             blank = not theirs[name].source.replace(ANSWER, "").strip()
             state, message = (MISSING, "the answer is blank") if blank else (DONE, "an answer, read by a person")
         parts.append(Part(item_of(name), name, float(cell.metadata["nbgrader"].get("points", 0)), state, message))
     return parts
+
+
+def _read(path: Path) -> NotebookNode:
+    """A student's notebook, as any editor may have saved it.
+
+    Raises:
+        ValueError: when the file is no notebook.
+    """
+    try:
+        return read_leniently(path)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as a notebook: {error}.") from None
 
 
 def _run(notebook: NotebookNode, checks: Sequence[str], path: Path, timeout: int) -> dict[str, tuple[str, str]]:

@@ -32,6 +32,8 @@ from hw3utils.files import file_sha256, read_json, write_atomically, write_json
 
 FOLDERS = ("source", "release", "submitted", "autograded", "feedback")
 _STATE, _JOINED = "course.json", "joined.json"
+# What a student's pages show, beside them.
+_SHOWN = ".shown.json"
 
 
 @contextlib.contextmanager
@@ -117,7 +119,7 @@ def join(out: Path, students: Iterable[str] | None = None) -> dict[str, dict[str
                     report["problems"].append(str(error))
                     continue
                 write_json(out / _JOINED, joined)
-        _write_table(list(reports.values()), out / "grades.csv")
+        _write_grades(list(reports.values()), out / "grades.csv")
         for student, report in reports.items():
             report["changed"] = joined.get(student, {}).get("changed", {})
             report["joined"] = student in joined
@@ -167,6 +169,25 @@ def make_pages(course: Course, student: str) -> None:
     course.feedback(student)
     for page in course.folder("feedback", student).glob("*.html"):
         write_atomically(course.root / student / page.name, lambda to, page=page: shutil.copyfile(page, to))
+    write_json(course.root / student / _SHOWN, {"marks": _marks(course, student)})
+
+
+def renew_pages(course: Course, student: str) -> None:
+    """Make a student's pages anew, if what the gradebook says of him is not what they show."""
+    path = course.root / student / _SHOWN
+    if not path.is_file() or read_json(path) != {"marks": _marks(course, student)}:
+        make_pages(course, student)
+
+
+def _marks(course: Course, student: str) -> list[list[Any]]:
+    """Every mark and comment that the gradebook has for a student."""
+    with opened(course) as book:
+        marks = [
+            [g.name, g.auto_score, g.manual_score, g.extra_credit, g.needs_manual_grade]
+            for g in grades_of(book, student)
+        ]
+        notebooks = book.find_submission(ASSIGNMENT, student).notebooks
+        return marks + [[other.name, other.comment] for notebook in notebooks for other in notebook.comments]
 
 
 @contextlib.contextmanager
@@ -187,21 +208,24 @@ def grades_of(book: Any, student: str) -> list[Any]:
     return [grade for notebook in book.find_submission(ASSIGNMENT, student).notebooks for grade in notebook.grades]
 
 
-def _write_table(reports: Sequence[Mapping[str, Any]], path: Path) -> None:
+def _write_grades(reports: Sequence[Mapping[str, Any]], path: Path) -> None:
     """One row for each student: automatic points of each item, the sums, the problems."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
     automatic = [name for name, item in ITEMS.items() if not item.manual]
-    table.writerow(["student", "student_number", "automatic", "possible", "by_hand_pending", *automatic, "problems"])
+    rows = [["student", "student_number", "automatic", "possible", "by_hand_pending", *automatic, "problems"]]
     for report in reports:
         points = dict.fromkeys(ITEMS, 0.0)
         for cell in report["cells"]:
             points[cell["item"]] += cell["points"]
         sums = [report["automatic"]["points"], report["automatic"]["possible"], report["by_hand"]["pending"]]
-        table.writerow(
-            [table_text(report["student"]), table_text(report["student_number"]), *(f"{value:g}" for value in sums),
-             *(f"{points[name]:g}" for name in automatic), table_text(" ".join(report["problems"]))]
-        )  # fmt: skip
+        numbers = [f"{value:g}" for value in (*sums, *(points[name] for name in automatic))]
+        rows.append([report["student"], report["student_number"], *numbers, " ".join(report["problems"])])
+    write_table(path, rows)
+
+
+def write_table(path: Path, rows: Sequence[Sequence[str]]) -> None:
+    """Write a CSV whose cells no spreadsheet takes for formulas."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([table_text(cell) for cell in row] for row in rows)
     write_atomically(path, lambda to: to.write_text(text.getvalue(), encoding="utf-8"))
 
 

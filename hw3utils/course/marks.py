@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -15,7 +14,7 @@ from hw3utils.course import gradebook
 from hw3utils.course.assignment import ITEMS
 from hw3utils.course.nbgrading import ASSIGNMENT, STUB, Course, item_of, marked_cells
 from hw3utils.course.originality import alike, solutions
-from hw3utils.files import read_json, write_atomically, write_json
+from hw3utils.files import write_json
 
 TITLE = "Homework 3"
 POSSIBLE = sum(item.points for item in ITEMS.values())
@@ -100,7 +99,9 @@ def collect(out: Path, *, table: Path | None = None, due: datetime | None = None
         for row in rows:
             _enter(book, *row)
         marks = [_marks_of(book, student, report, due) for student, report in reports.items()]
-    _renew_pages(course, [mine for mine in marks if reports[mine.student]["joined"]])
+    for mine in marks:
+        if reports[mine.student]["joined"]:
+            gradebook.renew_pages(course, mine.student)
     _write(out, marks)
     return marks
 
@@ -200,18 +201,6 @@ def _enter(book: Any, student: str, item: str, points: float, comment: str) -> N
     book.db.commit()
 
 
-def _renew_pages(course: Course, marks: Sequence[Marks]) -> None:
-    """Make the pages anew of those whose marks or comments are not the ones that their pages show."""
-    path = course.root / "pages.json"
-    shown = read_json(path) if path.is_file() else {}
-    for mine in marks:
-        now = json.dumps([[cell.cell, cell.points(), cell.unread, cell.comment] for cell in mine.cells])
-        if shown.get(mine.student) != now:
-            gradebook.make_pages(course, mine.student)
-            shown[mine.student] = now
-            write_json(path, shown)
-
-
 def _write(out: Path, marks: Sequence[Marks]) -> None:
     """Write the table of marks, and the same for other systems."""
     head = ["student", "student_number", "total", "possible", *ITEMS]
@@ -222,7 +211,7 @@ def _write(out: Path, marks: Sequence[Marks]) -> None:
         words = [" ".join(mine.unread()), " ".join(mine.missing), mine.late, " ".join(mine.changed)]
         rows.append([mine.student, mine.student_number, f"{mine.total():g}", f"{POSSIBLE:g}", *points, *words])
         rows[-1] += [mine.handed_in or "", " ".join(mine.problems)]
-    _table(out / "marks.csv", [head, *rows])
+    gradebook.write_table(out / "marks.csv", [head, *rows])
     students = [
         asdict(mine) | {"total": mine.total(), "items": mine.items(), "unread": mine.unread()} for mine in marks
     ]
@@ -231,12 +220,12 @@ def _write(out: Path, marks: Sequence[Marks]) -> None:
     # A mark that is not final is no mark yet.
     final = [(mine, "" if mine.unread() else f"{mine.total():g}") for mine in marks]
     comment = {mine.student: _said(mine) for mine in marks}
-    _table(
+    gradebook.write_table(
         out / "moodle.csv",
         [["ID number", TITLE, f"{TITLE} (feedback)"]]
         + [[mine.student_number, total, comment[mine.student]] for mine, total in final],
     )
-    _table(
+    gradebook.write_table(
         out / "canvas.csv",
         [["Student", "ID", "SIS User ID", "SIS Login ID", "Section", TITLE]]
         + [["    Points Possible", "", "", "", "", f"{POSSIBLE:g}"]]
@@ -248,12 +237,6 @@ def _said(mine: Marks) -> str:
     """What the graders said and what the checks found, in a few lines."""
     lines = {cell.item: cell.comment for cell in mine.cells if cell.comment}
     return "; ".join(f"{item}: {text}" for item, text in lines.items())
-
-
-def _table(path: Path, rows: Sequence[Sequence[str]]) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([gradebook.table_text(cell) for cell in row] for row in rows)
-    write_atomically(path, lambda to: to.write_text(text.getvalue(), encoding="utf-8"))
 
 
 def alike_in(out: Path) -> list[dict[str, Any]]:

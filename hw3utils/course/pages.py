@@ -27,10 +27,10 @@ math { font-family: "STIX Two Math", "Cambria Math", "TeX Gyre Termes Math", "Li
 .hw3-number { padding-left: 1em; margin-left: auto; }
 .hw3-overline { border-top: 0.06em solid; padding-top: 0.12em; }
 .anchor-link { display: none; }
+pre { white-space: pre-wrap !important; overflow-wrap: anywhere; }
 @media print {
   math { font-size: 1em; }
   .hw3-drawn math { font-size: 0.85em; }
-  pre { white-space: pre-wrap !important; }
   .hw3-formula { flex-wrap: wrap; }
   .hw3-drawn { flex: 1 0 auto; overflow: visible; }
 }

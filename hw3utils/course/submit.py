@@ -17,6 +17,7 @@ from hw3utils.course.assignment import STUDENT_FILE, is_homework, number_in
 from hw3utils.course.check import DONE, Part, check_notebook
 from hw3utils.course.handed_in import MANIFEST, MAX_FILE, sort_files
 from hw3utils.course.nbgrading import grade_id, graded_cells
+from hw3utils.course.rebuilding import read_leniently
 from hw3utils.course.runner import NOTEBOOKS, find_notebooks, read_notebook
 from hw3utils.files import check_writable, file_sha256, write_atomically
 
@@ -119,14 +120,22 @@ def _number(folder: Path, result: Submission) -> None:
 def _notebook(path: Path, original: NotebookNode, result: Submission, timeout: int) -> list[str]:
     """Check one notebook; what a grader would stumble over in it."""
     try:
-        notebook = read_notebook(path)
-        nbformat.validate(notebook)
-    except Exception as error:  # whatever a file that is no notebook makes nbformat raise
-        return [f"{path.name} cannot be read as a notebook ({type(error).__name__}); it may be cut off."]
+        notebook, found = read_leniently(path), []
+    except ValueError as error:
+        return [f"{path.name} cannot be read as a notebook: {error}."]
+    try:
+        as_saved = nbformat.read(path, as_version=4)
+        nbformat.validate(as_saved)
+        found += _cells(path.name, as_saved)
+    except Exception:  # whatever an editor's own way of saving makes nbformat raise
+        found.append(
+            f"{path.name} is not saved as Jupyter saves; it can be graded, but open and save it in JupyterLab."
+        )
     result.checks[path.name] = check_notebook(path, timeout=timeout)
     open_parts = [part.cell for part in result.checks[path.name] if part.state != DONE]
-    found = [f"{path.name} has parts that are not done: {', '.join(open_parts)}."] if open_parts else []
-    return found + _changed_checks(path.name, original, notebook) + _cells(path.name, notebook)
+    if open_parts:
+        found.insert(0, f"{path.name} has parts that are not done: {', '.join(open_parts)}.")
+    return found + _changed_checks(path.name, original, notebook)
 
 
 def _changed_checks(file: str, original: NotebookNode, notebook: NotebookNode) -> list[str]:
