@@ -209,7 +209,7 @@ def test_a_wrong_solution_gets_the_message_of_the_check_whatever_became_of_the_c
     lines = capsys.readouterr().out.splitlines()
     assert any("Q1.P2    5 points  failed" in line and "wrong size" in line for line in lines)
     assert any("Q1.P1    2 points  done" in line for line in lines)
-    assert lines[-1] == "4 of 6 parts are done, with 15 of 22 points"
+    assert lines[-1] == "5 of 6 parts are done, with 17 of 22 points"
 
 
 def test_an_optional_check_is_run_and_counts_for_nothing(tmp_path, capsys):

@@ -120,22 +120,22 @@ def _number(folder: Path, result: Submission) -> None:
 def _notebook(path: Path, original: NotebookNode, result: Submission, timeout: int) -> list[str]:
     """Check one notebook; what a grader would stumble over in it."""
     try:
-        notebook, found = read_leniently(path), []
+        notebook = read_leniently(path)
     except ValueError as error:
         return [f"{path.name} cannot be read as a notebook: {error}."]
+    result.checks[path.name] = check_notebook(path, timeout=timeout)
+    open_parts = [part.cell for part in result.checks[path.name] if part.state != DONE]
+    found = [f"{path.name} has parts that are not done: {', '.join(open_parts)}."] if open_parts else []
+    found += _changed_checks(path.name, original, notebook)
     try:
         as_saved = nbformat.read(path, as_version=4)
         nbformat.validate(as_saved)
-        found += _cells(path.name, as_saved)
     except Exception:  # whatever an editor's own way of saving makes nbformat raise
-        found.append(
-            f"{path.name} is not saved as Jupyter saves; it can be graded, but open and save it in JupyterLab."
-        )
-    result.checks[path.name] = check_notebook(path, timeout=timeout)
-    open_parts = [part.cell for part in result.checks[path.name] if part.state != DONE]
-    if open_parts:
-        found.insert(0, f"{path.name} has parts that are not done: {', '.join(open_parts)}.")
-    return found + _changed_checks(path.name, original, notebook)
+        return [
+            *found,
+            f"{path.name} is not saved as Jupyter saves: it can be graded, but better save it in JupyterLab.",
+        ]
+    return found + _cells(path.name, as_saved)
 
 
 def _changed_checks(file: str, original: NotebookNode, notebook: NotebookNode) -> list[str]:
