@@ -1,6 +1,7 @@
 """What a submission cannot do in a sandbox: read a neighbour's files, write outside its folder, reach an address."""
 
 import shutil
+import subprocess
 
 import pytest
 from test_marks import hand_in, homework  # noqa: F401
@@ -44,7 +45,25 @@ def test_without_bubblewrap_a_sandbox_is_refused_in_a_sentence(tmp_path, monkeyp
     assert "--sandbox needs bubblewrap" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
+def allowed():
+    """Whether bubblewrap is here and may make what it is for."""
+    words = ["bwrap", "--ro-bind", "/", "/", "--unshare-all", "true"]
+    return shutil.which("bwrap") is not None and subprocess.run(words, check=False).returncode == 0
+
+
+def test_a_machine_that_allows_no_sandbox_is_told_before_anything_runs(tmp_path, monkeypatch, capsys):
+    refuses = tmp_path / "bin" / "bwrap"
+    refuses.parent.mkdir()
+    refuses.write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2; exit 1\n")
+    refuses.chmod(0o755)
+    monkeypatch.setenv("PATH", str(refuses.parent), prepend=":")
+    (tmp_path / "ann").mkdir()
+    assert main(["grade", str(tmp_path / "ann"), "--sandbox", "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert "cannot make a sandbox on this machine (bwrap: No permissions to create new namespace)" in error
+
+
+@pytest.mark.skipif(not allowed(), reason="bubblewrap is not installed, or not allowed here")
 def test_a_submission_sees_and_reaches_nothing_but_its_own(homework, tmp_path, hub):  # noqa: F811
     neighbour = hand_in(tmp_path / "in" / "bob", homework, "def double(x): return 2 * x", "Mine.", "1")
     secret = neighbour / "student_number.txt"

@@ -184,7 +184,8 @@ class Kernel:
         self.token = secrets.token_hex(16)
         if around.within:
             self.client.km.transport = "ipc"
-            self.client.km.kernel_spec.argv = [*around.within, *self.client.km.kernel_spec.argv]
+            # Jupyter puts its own Python for the bare word only where that comes first.
+            self.client.km.kernel_spec.argv = [*around.within, sys.executable, *self.client.km.kernel_spec.argv[1:]]
         self.client.start_new_kernel(
             cwd=str(around.folder), env=dict(around.environment), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )

@@ -1,6 +1,7 @@
 """A sandbox for students' code, by bubblewrap where it is installed."""
 
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ def sandbox_command() -> list[str]:
     """The words before a command that take network, neighbours and all writing from it; folders are added behind.
 
     Raises:
-        ValueError: when bubblewrap is not installed.
+        ValueError: when bubblewrap is not installed, or may not make a sandbox on this machine.
     """
     program = shutil.which("bwrap")
     if program is None:
@@ -29,5 +30,12 @@ def sandbox_command() -> list[str]:
         "/dev",
         "--tmpfs",
         "/tmp",
+        # Its parent there is no process that Jupyter knows: a kernel told to watch for it would take it for gone.
+        "--unsetenv",
+        "JPY_PARENT_PID",
     ]
+    tried = subprocess.run([program, *places, *alone, "true"], capture_output=True, text=True, check=False)
+    if tried.returncode:
+        said = " ".join(tried.stderr.split())[:200]
+        raise ValueError(f"--sandbox cannot make a sandbox on this machine ({said}); grade in a container.")
     return [program, *places, *alone]
