@@ -82,6 +82,7 @@ def test_a_mask_keeps_what_is_white_and_makes_the_rest(pictures, tmp_path):
         (["--like", "{0}", "--mask", "{1}", "--sampler", "dpm"], "leave --sampler out"),
         (["--like", "{0}", "--sampler", "ddpm"], "by ddim with eta 0"),
         (["--like", "{0}.none"], "damaged or none of"),
+        (["--weights", "classifier"], "holds a SpriteClassifier, expected a noise predictor"),
         (["--out", "a.jpg"], "PNG, GIF or NPZ"),
         (["--out", "{folder}"], "not empty"),
     ],

@@ -57,6 +57,10 @@ def call(args: argparse.Namespace) -> int:
     _check(args)
     device = resolve_device(args.device)
     network, schedule, card = load_weights(weights_path(args.weights), device=device)
+    if schedule is None:
+        raise ValueError(
+            f"--weights {args.weights} holds a {type(network).__name__}, expected a noise predictor (UNet)."
+        )
     label, shape = class_number(args.label, card, network.n_classes), picture_shape(card)
     guidance = 1.0 if args.guidance is None else args.guidance
     eps_model = network if label is None else samplers.guided(network, guidance=guidance)
