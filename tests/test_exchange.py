@@ -36,13 +36,16 @@ def test_their_model_in_our_ddim_is_their_pipeline(prediction):
     assert ((ours / 2 + 0.5).clamp(0, 1) - theirs).abs().max() < 1e-4
 
 
-def test_a_label_goes_through_to_their_model():
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_a_label_goes_through_to_their_model(prediction):
     unet = their_unet(num_class_embeds=4)
-    eps_model, _ = from_diffusers(unet, DDPMScheduler(100))
-    x, t, label = torch.zeros(2, 3, 8, 8), torch.tensor([1, 100]), torch.tensor([0, 3])
+    eps_model, schedule = from_diffusers(unet, DDPMScheduler(100, prediction_type=prediction))
+    x, t, label = torch.ones(2, 3, 8, 8), torch.tensor([1, 100]), torch.tensor([0, 3])
+    a, b = (level[t].float()[:, None, None, None] for level in (schedule.signal, schedule.noise))
     with torch.no_grad():
         theirs = unet(x, t - 1, class_labels=label).sample
-        assert torch.equal(eps_model(x, t, label=label), theirs)
+        wanted = {"epsilon": theirs, "v_prediction": a * theirs + b * x, "sample": (x - a * theirs) / b}[prediction]
+        assert (eps_model(x, t, label=label) - wanted).abs().max() < 1e-4
 
 
 def test_our_weights_as_their_folder_sample_the_same_pictures(tmp_path):

@@ -62,6 +62,8 @@ def call(args: argparse.Namespace) -> int:
     extractor = feature_extractor(args.extractor, inception_weights=args.inception_weights, device=device)
     options = {name: getattr(args, name) for name in ("n", "steps", "eta", "batch_size")}
     options["how"] = cut_of(args)
+    if options["how"] and not any(Path(name).is_dir() for name in args.sets):
+        raise ValueError("--size, --tile and what follows them cut the pictures of a folder, and no set is one.")
     sets = [open_set(name, seed=args.seed + i, device=device, **options) for i, name in enumerate(args.sets)]
     statistics = [
         feature_statistics(progress(pictures, desc=pictures.description, unit="batch"), extractor) for pictures in sets

@@ -16,6 +16,7 @@ HELP = "make pictures with trained weights"
 ENDS = (".png", ".gif", ".npz", "")
 # Most frames of an animation, and steps where the sampler does not take all.
 FRAMES, STEPS = 60, 50
+RESAMPLINGS = 10
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -114,7 +115,7 @@ def _check(args: argparse.Namespace) -> None:
 def _total(args: argparse.Namespace, steps: int, batches: int) -> int:
     """How many network evaluations there will be, for the bar."""
     if args.mask:
-        return batches * (10 * (steps - 1) + 1)
+        return batches * (RESAMPLINGS * (steps - 1) + 1)
     # There and back: the way there takes two evaluations a step, with its correction.
     return batches * steps + 2 * steps * (2 if args.between else 1 if args.like else 0)
 
@@ -135,7 +136,8 @@ def _make(
         extra["eta"] = args.eta or 0.0
     if args.mask:
         known, mask = read_picture(args.like, shape), read_picture(args.mask, (1, *shape[1:])) > 0
-        states, name, extra = partial(inpaint_steps, known=known, mask=mask), "ddpm with resampling", {}
+        states, name = partial(inpaint_steps, known=known, mask=mask), "ddpm with resampling"
+        extra = {"n_resamplings": RESAMPLINGS}
     elif args.like or args.between:
         name = "ddim there and back"
         options["x_T"] = _start(args, eps_model, schedule, shape, options)

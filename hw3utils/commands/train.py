@@ -90,8 +90,10 @@ def _config(args: argparse.Namespace) -> "TrainConfig":
     recipe = {**RECIPES, "classifier": CLASSIFIER}[args.recipe]
     names = [field.name for field in dataclasses.fields(recipe)]
     config = dataclasses.replace(recipe, **{name: v for name in names if (v := getattr(args, name, None)) is not None})
-    if args.recipe == "classifier" and (args.source != "embedded" or args.root is not None):
-        raise ValueError("the classifier learns the attributes of the embedded sprites; leave --source and --root out.")
+    if args.recipe == "classifier" and (args.source != "embedded" or args.root is not None or cut_of(args)):
+        raise ValueError(
+            "the classifier learns the attributes of the embedded sprites; leave --source, --root and --size out."
+        )
     return config
 
 

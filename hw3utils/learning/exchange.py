@@ -44,13 +44,12 @@ def from_diffusers(unet: Any, scheduler: Any) -> tuple[EpsModel, NoiseSchedule]:
         raise ValueError(f"the model predicts {predicts!r}, expected one of {', '.join(_PREDICTIONS)}.")
     schedule = NoiseSchedule.from_alpha_bar(torch.cat([torch.ones(1, dtype=torch.float64), table.double().cpu()]))
 
-    def model(x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+    def eps_model(x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         labels = {} if label is None else {"class_labels": label}
-        return unet(x_t, t - 1, **labels).sample
+        model = lambda x_t, t: unet(x_t, t - 1, **labels).sample  # noqa: E731
+        return as_eps_model(model, schedule, given=_PREDICTIONS[predicts])(x_t, t)
 
-    if predicts == "epsilon":
-        return model, schedule
-    return as_eps_model(model, schedule, given=_PREDICTIONS[predicts]), schedule
+    return eps_model, schedule
 
 
 class DiffusersUNet(ModelMixin, ConfigMixin):

@@ -53,7 +53,7 @@ class _SpriteFeatures(Features):
         if pictures.dtype != torch.uint8 or pictures.shape[1:] != (3, 16, 16):
             raise ValueError(
                 f"the sprites features take pictures uint8 (B, 3, 16, 16), got {pictures.dtype} "
-                f"{tuple(pictures.shape)}; cut them to 16x16, or measure in inception features (--extractor inception)."
+                f"{tuple(pictures.shape)}; cut them to 16x16 (--tile 16, --resize), or take --extractor inception."
             )
         return self.scale * self.classifier.features(pictures.float() / 127.5 - 1)
 
