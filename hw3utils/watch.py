@@ -16,7 +16,7 @@ from hw3utils.learning.training import Step, TrainConfig
 from hw3utils.noise import sample_in_batches
 from hw3utils.plots import STYLE, save_grid, smooth
 from hw3utils.samplers import sample_ddim
-from hw3utils.schedules import NoiseSchedule
+from hw3utils.schedules import schedule_from_card
 from hw3utils.sprites import tensor_to_images
 
 PAGE, SAMPLES = "index.html", "samples"
@@ -43,8 +43,7 @@ class Watch:
         out: folder of the run; the page is its `index.html`, the rows of samples lie in `samples`.
         config: of the run.
         history: losses of the steps already done, and held-out losses (step, loss), of a run that goes on.
-        shape: of a sample, with the schedule; None for a network that makes no pictures.
-        schedule: noise schedule.
+        side: of the pictures; None for a network that makes none.
         tensorboard: also write event files to `tensorboard`.
 
     Raises:
@@ -57,11 +56,10 @@ class Watch:
         config: TrainConfig,
         *,
         history: tuple[list[float], list[tuple[int, float]]] = ((), ()),
-        shape: tuple[int, ...] | None = None,
-        schedule: NoiseSchedule | None = None,
+        side: int | None = None,
         tensorboard: bool = False,
     ) -> None:
-        self.out, self.config, self.shape, self.schedule = Path(out), config, shape, schedule
+        self.out, self.config, self.side = Path(out), config, side
         self.losses, self.heldout = list(history[0]), list(history[1])
         self.first, self.began = len(self.losses), time.monotonic()
         self.writer = event_writer(self.out / "tensorboard", self.first) if tensorboard else None
@@ -76,7 +74,7 @@ class Watch:
             self.heldout.append((step.step, step.heldout))
             if self.writer:
                 self.writer.add_scalar("loss/held-out", step.heldout, step.step)
-        if self.shape and (last or step.step % config.checkpoint_every == 0):
+        if self.side and (last or step.step % config.checkpoint_every == 0):
             self._sample(step)
         if last or step.step == self.first + 1 or step.step % config.heldout_every == 0:
             self.write()
@@ -84,9 +82,10 @@ class Watch:
     def _sample(self, step: Step) -> None:
         """A row of samples of the averaged network, from the same noises every time."""
         with step.ema.applied() as network:
-            device = next(network.parameters()).device
-            options = {"n": PICTURES, "steps": EVALUATIONS, "device": device}
-            images = tensor_to_images(sample_in_batches(sample_ddim, network, self.schedule, self.shape, **options))
+            shape = (network.config["channels"], self.side, self.side)
+            schedule = schedule_from_card(network.config["schedule"])
+            options = {"n": PICTURES, "steps": EVALUATIONS, "device": next(network.parameters()).device}
+            images = tensor_to_images(sample_in_batches(sample_ddim, network, schedule, shape, **options))
         save_grid(images, self.out / SAMPLES / f"{step.step:08d}.png", columns=PICTURES)
         if self.writer:
             self.writer.add_images("samples", images, step.step, dataformats="NHWC")

@@ -103,7 +103,6 @@ def _train(args: argparse.Namespace, config: "TrainConfig", device: "torch.devic
     from hw3utils.learning.classifier import train_classifier
     from hw3utils.learning.recipes import is_main_process, train_sprites
     from hw3utils.learning.run_files import POINTER
-    from hw3utils.schedules import linear_schedule
     from hw3utils.sprites import load_sprites
     from hw3utils.watch import PAGE
 
@@ -114,15 +113,15 @@ def _train(args: argparse.Namespace, config: "TrainConfig", device: "torch.devic
         say(f"no checkpoint in {args.out} yet: beginning at step 0")
     say("loading the sprites", flush=True)
     options = {"out": args.out, "device": device, "resume": args.resume, "capture": args.capture}
-    pictures = {}
+    side = None
     if args.recipe == "classifier":
         steps = train_classifier(config, **options)
     else:
         data = load_sprites(args.source, root=args.root, how=cut_of(args))
         say(f"data: {data.source}, {len(data.train_images)} pictures to train on")
         steps = train_sprites(data, config, **options)
-        pictures = {"shape": (data.channels, data.side, data.side), "schedule": linear_schedule()}
-    watch = _watch(args, config, pictures) if is_main_process() else None
+        side = data.side
+    watch = _watch(args, config, side) if is_main_process() else None
     say(
         f"{config.steps} steps of {config.batch_size} on {device}, {config.precision}; writing to {args.out}, "
         f"watch it on {args.out / PAGE}",
@@ -140,13 +139,13 @@ def _train(args: argparse.Namespace, config: "TrainConfig", device: "torch.devic
     return 0
 
 
-def _watch(args: argparse.Namespace, config: "TrainConfig", pictures: dict) -> "Watch":
+def _watch(args: argparse.Namespace, config: "TrainConfig", side: int | None) -> "Watch":
     """The page of the run; of one that goes on, with what its checkpoint has."""
     from hw3utils.learning.run_files import POINTER, read_history
     from hw3utils.watch import Watch
 
     history = read_history(args.out)[:2] if args.resume and (args.out / POINTER).exists() else ((), ())
-    return Watch(args.out, config, history=history, tensorboard=args.tensorboard, **pictures)
+    return Watch(args.out, config, history=history, side=side, tensorboard=args.tensorboard)
 
 
 def _go_through(steps: "Iterator[Step]", config: "TrainConfig", device: "torch.device", watch: "Watch | None") -> bool:
