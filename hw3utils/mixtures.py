@@ -150,11 +150,11 @@ class GaussianMixture:
         Raises:
             ValueError: x is not a floating-point tensor of that shape, or not finite.
         """
-        return torch.logsumexp(self._joint(x)[0], dim=-1)
+        return torch.logsumexp(self._joint(x)[0], dim=0).reshape(x.shape[:-1])
 
     def responsibilities(self, x: Tensor) -> Tensor:
         """Give the probability of each component at x of shape (..., D), shape (..., K); errors as in `log_prob`."""
-        return torch.softmax(self._joint(x)[0], dim=-1)
+        return torch.softmax(self._joint(x)[0], dim=0).T.reshape(*x.shape[:-1], self.K)
 
     def score(self, x: Tensor) -> Tensor:
         """Give the gradient of the log density, in closed form; differentiable in x.
@@ -206,9 +206,9 @@ class GaussianMixture:
         signal, noise = (_level(value, x, name) for value, name in ((signal, "signal"), (noise, "noise")))
         joint, y, perturbed = self._joint(x, signal, noise)
         _, means, variances, basis = self._cast(x)
-        shift = _per_component(signal) * variances / perturbed * y
-        guess = means + (shift if basis is None else torch.einsum("kij,...kj->...ki", basis, shift))
-        return (torch.softmax(joint, dim=-1)[..., None] * guess).sum(-2)
+        shift = _in_a_row(signal) * variances[..., None] / perturbed * y
+        guess = means[..., None] + (shift if basis is None else basis @ shift)
+        return _weighted(joint, guess, x)
 
     def eps_model(self, schedule: NoiseSchedule) -> Callable[[Tensor, int | Tensor], Tensor]:
         """Make the exact noise predictor: eps(x_t, t) = -noise_t * score of the mixture perturbed to time t.
@@ -262,26 +262,26 @@ class GaussianMixture:
     def _joint(
         self, x: Tensor, signal: float | Tensor = 1.0, noise: float | Tensor = 0.0
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Give log(w_k N_k(x)) (..., K) of the perturbed mixture, and along its axes x - signal mu_k and the variances.
+        """Give log(w_k N_k(x)) of the perturbed mixture, and along its axes x - signal mu_k and the variances.
 
-        signal and noise are numbers or tensors (..., 1).
+        signal and noise are numbers or tensors (..., 1). The N points come last, where the short sums over axes and
+        components are fast: shapes (K, N), (K, D, N), and (K, D, N) or, for numbers, (K, D, 1).
         """
         _check_points(x, self.D)
         weights, means, variances, basis = self._cast(x)
-        signal, noise = _per_component(signal), _per_component(noise)
-        y = x[..., None, :] - signal * means
+        signal, noise = _in_a_row(signal), _in_a_row(noise)
+        y = x.reshape(-1, self.D).T - signal * means[..., None]
         if basis is not None:
-            y = torch.einsum("kij,...ki->...kj", basis, y)
-        perturbed = signal**2 * variances + noise**2
-        log_density = -0.5 * (y.square() / perturbed + perturbed.log()).sum(-1) - 0.5 * self.D * math.log(2 * math.pi)
-        return weights.log() + log_density, y, perturbed
+            y = basis.mT @ y
+        perturbed = signal**2 * variances[..., None] + noise**2
+        log_density = -0.5 * (y.square() / perturbed + perturbed.log()).sum(1) - 0.5 * self.D * math.log(2 * math.pi)
+        return weights.log()[:, None] + log_density, y, perturbed
 
     def _score(self, x: Tensor, signal: float | Tensor, noise: float | Tensor) -> Tensor:
         joint, y, perturbed = self._joint(x, signal, noise)
         basis = self._cast(x)[3]
         pull = y / perturbed
-        pull = pull if basis is None else torch.einsum("kij,...kj->...ki", basis, pull)
-        return -(torch.softmax(joint, dim=-1)[..., None] * pull).sum(-2)
+        return -_weighted(joint, pull if basis is None else basis @ pull, x)
 
 
 def reverse_conditional(mixture: GaussianMixture, x_t: Tensor, t: int, schedule: NoiseSchedule) -> GaussianMixture:
@@ -314,11 +314,10 @@ def reverse_conditional(mixture: GaussianMixture, x_t: Tensor, t: int, schedule:
     alpha, beta = schedule.alpha[t].item(), schedule.beta[t].item()
     before = mixture.perturbed(schedule.signal[t - 1], schedule.noise[t - 1])
     joint, y, marginal = before._joint(x, math.sqrt(alpha), math.sqrt(beta))
-    shift = before._variances * math.sqrt(alpha) / marginal * y
-    if before._basis is not None:
-        shift = torch.einsum("kij,kj->ki", before._basis, shift)
-    variances = before._variances * beta / marginal
-    return before._with(weights=torch.softmax(joint, 0), means=before.means + shift, variances=variances)
+    shift = before._variances[..., None] * math.sqrt(alpha) / marginal * y
+    shift = shift if before._basis is None else before._basis @ shift
+    variances = before._variances * beta / marginal[..., 0]
+    return before._with(weights=torch.softmax(joint[:, 0], 0), means=before.means + shift[..., 0], variances=variances)
 
 
 def student_mixture(student_number: int | str) -> GaussianMixture:
@@ -431,6 +430,11 @@ def _level(value: Any, x: Tensor, name: str) -> float | Tensor:
     return value[..., None] if value.ndim else value.reshape([1] * x.ndim)
 
 
-def _per_component(level: float | Tensor) -> float | Tensor:
-    """Make a level that broadcasts against points (..., D) broadcast against (..., K, D)."""
-    return level[..., None] if isinstance(level, Tensor) else level
+def _in_a_row(level: float | Tensor) -> float | Tensor:
+    """Make a level that broadcasts against points (..., D) broadcast against (K, D, N)."""
+    return level.reshape(-1) if isinstance(level, Tensor) else level
+
+
+def _weighted(joint: Tensor, values: Tensor, x: Tensor) -> Tensor:
+    """Average values (K, D, N) over the components, in the shape of the points x."""
+    return (torch.softmax(joint, dim=0)[:, None] * values).sum(0).T.contiguous().view(x.shape)
