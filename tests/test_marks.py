@@ -3,6 +3,8 @@
 import csv
 import json
 import shlex
+import subprocess
+import sys
 import warnings
 from datetime import datetime
 from pathlib import Path
@@ -127,6 +129,36 @@ def test_what_is_no_table_is_refused(content, graded, tmp_path, capsys):
     (tmp_path / "t.csv").write_bytes(content)
     assert main(["marks", str(graded / "out"), "--table", str(tmp_path / "t.csv")]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+GRADE = """
+import sys
+from pathlib import Path
+
+from hw3utils.course import grade
+
+homework, out, *folders = map(Path, sys.argv[1:])
+grade.find_notebooks = lambda names=(): [homework]
+results = grade.grade(folders, out, timeout=60, seed=3)
+print(*(f"{result.student} {result.points():g}" for result in results), sep="\\n")
+"""
+
+
+def test_a_killed_grading_goes_on_where_it_stopped(homework, tmp_path):
+    words = [sys.executable, "-c", GRADE, str(homework.parent.parent / homework.name), str(tmp_path / "out")]
+    words += [str(hand_in(tmp_path / name, homework, *STUDENTS["ann"])) for name in ("one", "two")]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        first = tmp_path / "out" / "one" / "report.json"
+        while not first.is_file():
+            assert process.poll() is None
+        process.kill()
+    done = {path: path.read_bytes() for path in (tmp_path / "out").glob("*/report.json")}
+    assert len(done) == 1
+    said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert said.splitlines()[-2:] == ["one 2", "two 2"]
+    # A report holds the seconds that its grading took: graded again, it would differ.
+    assert {path: path.read_bytes() for path in done} == done
+    assert {row["student"] for row in rows(tmp_path / "out" / "grades.csv")} == {"one", "two"}
 
 
 def test_marks_by_hand_are_kept_when_a_submission_is_graded_again(graded, homework, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """What a submission cannot do in a sandbox: read a neighbour's files, write outside its folder, reach an address."""
 
+import os
 import shutil
 import subprocess
 
@@ -74,6 +75,37 @@ def test_a_submission_sees_and_reaches_nothing_but_its_own(homework, tmp_path, h
     assert [result.cells[0].points for result in results] == [0, 2]
     assert secret.read_text() == "1"
     assert not (tmp_path / "new.txt").exists()
+
+
+FORKS = """
+import os
+import signal
+
+made = []
+
+
+def double(x):
+    try:
+        while len(made) < 2000:
+            pid = os.fork()
+            if pid == 0:
+                signal.pause()
+            made.append(pid)
+    except OSError:
+        pass
+    for pid in made:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    return 2 * x if 1 < len(made) < 512 else x
+"""
+
+
+@pytest.mark.skipif(not allowed(), reason="bubblewrap is not installed, or not allowed here")
+@pytest.mark.skipif(os.geteuid() == 0, reason="the kernel sets root no limit on processes")
+def test_a_submission_that_forks_is_stopped_at_the_limit(homework, tmp_path):  # noqa: F811
+    folder = hand_in(tmp_path / "in" / "eve", homework, FORKS, "x", "2")
+    (result,) = grade.grade([folder], tmp_path / "out", timeout=60, seed=3, sandbox=True)
+    assert result.cells[0].points == 2
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from hw3utils.course.profiles import PROFILES
 from hw3utils.course.rebuilding import read_leniently, rebuild
 from hw3utils.course.runner import NOTEBOOKS, environment, find_notebooks
 from hw3utils.course.running import keep_small, plan, run, write_verdicts
-from hw3utils.course.sandbox import MEMORY, sandbox_command
+from hw3utils.course.sandbox import sandbox_command
 from hw3utils.files import check_writable, file_sha256, read_json, write_json
 from hw3utils.progress import progress
 
@@ -247,7 +247,7 @@ def _grade_one(group: _Class, found: HandedIn, result: Graded, path: Path, spare
             folder = _kernel_folder(spare, file, found, own_number)
             around = Surroundings(
                 folder, student_environment(group.settings["profile"], group.threads, package),
-                group.settings["timeout"], MEMORY, _within(group, folder, package), group.brake,
+                group.settings["timeout"], _within(group, folder, package), group.brake,
             )  # fmt: skip
             order = {"notebook": str(group.masters[file]), "student_number": own_number}
             verdicts = run(rebuilt.notebook, steps[file], around, _judge(group, order, folder), bar.update)

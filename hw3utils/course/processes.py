@@ -23,6 +23,7 @@ from hw3utils.course.checks.building_blocks import SEED_VARIABLE
 from hw3utils.course.judging.line import knock
 from hw3utils.course.profiles import PROFILE_VARIABLE
 from hw3utils.course.runner import plain
+from hw3utils.course.sandbox import MEMORY, PROCESSES
 from hw3utils.progress import QUIET_VARIABLE
 
 PASSED, FAILED, SLOW, LOST, NOT_RUN = "passed", "failed", "timed out", "lost", "not run"
@@ -35,9 +36,11 @@ def _hw3_before():
 
     import hw3utils.course.judging.student_end
     get_ipython().register_magic_function(lambda line="": None, magic_name="reset")
-    if {memory} and sys.platform.startswith("linux"):
+    if sys.platform.startswith("linux"):
         import resource
         resource.setrlimit(resource.RLIMIT_DATA, ({memory}, {memory}))
+        if {processes}:
+            resource.setrlimit(resource.RLIMIT_NPROC, ({processes}, {processes}))
 _hw3_before()
 del _hw3_before
 """
@@ -67,12 +70,11 @@ class Brake:
 
 @dataclass
 class Surroundings:
-    """Where a student's process runs: its folder, its environment, a program that it runs under, its limits."""
+    """Where a student's process runs: its folder, its environment, seconds for a cell, a program that it runs under."""
 
     folder: Path
     environment: Mapping[str, str]
     seconds: float
-    memory: int = 0
     within: Sequence[str] = field(default_factory=tuple)
     brake: "Brake" = field(default_factory=lambda: Brake())
 
@@ -192,7 +194,7 @@ class Kernel:
         self.brake.kernels.add(self)
         try:
             self.client.start_new_kernel_client()
-            self.run(_BEFORE.format(memory=around.memory), 300)
+            self.run(_BEFORE.format(memory=MEMORY, processes=PROCESSES if around.within else 0), 300)
         except BaseException:
             self.stop()
             raise

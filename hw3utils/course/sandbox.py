@@ -7,6 +7,8 @@ from pathlib import Path
 
 # What a notebook's process may have, in bytes.
 MEMORY = 8 * 2**30
+# Processes and threads that a sandbox may hold. A namespace of its own counts them; elsewhere all of the user's count.
+PROCESSES = 512
 
 
 def sandbox_command() -> list[str]:
