@@ -9,10 +9,10 @@ import torch
 from over_the_line import way  # noqa: F401
 from torch.func import jacrev, jvp, vmap
 
-from hw3utils.course import checks
+from hw3utils.course import checks, stand_ins
 from hw3utils.langevin import annealed_langevin, ascent, denoise, langevin
 from hw3utils.losses import denoising_score_matching, implicit_score_matching
-from hw3utils.mixtures import GaussianMixture
+from hw3utils.mixtures import GaussianMixture, student_mixture
 
 
 @pytest.fixture
@@ -381,6 +381,14 @@ def starting_points(*, steps=400, noise=1.0, a=0.1, n=1000, still=400):
 
 def test_right_starting_points_pass():
     assert checks.check_starting_points(*starting_points()) < 0.3
+
+
+def test_what_stands_in_for_missing_starting_points_would_pass():
+    mixture = student_mixture(4711)
+    starts = 16 * torch.rand(1000, 2, generator=torch.Generator().manual_seed(1)) - 8
+    samples = stand_ins.ends_of_both(mixture.score_model(), starts, torch.Generator().manual_seed(2))
+    variances = mixture.covariances[:, 0, 0]
+    assert checks.check_starting_points(samples, mixture.score, mixture.means, variances) < 0.3
 
 
 @pytest.mark.parametrize(
