@@ -54,15 +54,15 @@ MUTATIONS = [
         "01",
         "reverse step with the weights from before",
         "mixtures.py",
-        "weights=torch.softmax(joint, 0), means=before.means + shift",
+        "weights=torch.softmax(joint[:, 0], 0), means=before.means + shift",
         "weights=before.weights, means=before.means + shift",
     ),
     Mutation(
         "01",
         "reverse step as wide as beta",
         "mixtures.py",
-        "before._variances * beta / marginal",
-        "0 * marginal + beta",
+        "before._variances * beta / marginal[..., 0]",
+        "0 * marginal[..., 0] + beta",
     ),
     Mutation(
         "01",
