@@ -218,27 +218,25 @@ def alternate(
     return seconds
 
 
-def matmul_rate(
-    dtype: torch.dtype,
-    device: torch.device,
-    *,
-    rounds: int = 10,
-    clock: Callable[[], float] = time.perf_counter,
-) -> float:
+def matmul_rate(dtype: torch.dtype, device: torch.device, clock: Callable[[], float] = time.perf_counter) -> float:
     """Best measured rate of a square matrix product, in FLOP/s."""
 
     def rate(size: int, repeats: int, rounds: int) -> float:
         a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-        run = {"": lambda: [a @ b for _ in range(repeats)]}
-        times = alternate(run, rounds=rounds, device=device, clock=clock, desc="matmul rate")[""]
+
+        def products() -> None:
+            for _ in range(repeats):
+                a @ b
+
+        times = alternate({"": products}, rounds=rounds, device=device, clock=clock, desc="matmul rate")[""]
         return 2 * size**3 * repeats / max(min(times), 1e-9)
 
     if device.type == "cuda":
         # Large and many, for a small product is shorter there than its launch.
-        return rate(4096, 20, rounds)
+        return rate(4096, 20, 10)
     # A large product in a precision that the processor lacks takes seconds, and its rate is that of a small one.
     small = rate(256, 1, 3)
-    return small if small < 5e9 else rate(1024, 1, rounds)
+    return small if small < 5e9 else rate(1024, 1, 10)
 
 
 def flops_per_picture(network: nn.Module, side: int = 16) -> float:
