@@ -21,6 +21,9 @@ def ends_of_both(
     Returns:
         The ends under the names "deterministic" and "langevin", shape (N, D) each.
 
+    Raises:
+        ValueError: as `ascent` and `langevin`.
+
     Source: Song and Ermon 2019, arXiv 1907.05600, equation 4.
     """
     return {
