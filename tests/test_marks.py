@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 import warnings
@@ -102,6 +103,20 @@ def test_what_nobody_has_read_is_no_mark_yet(graded, capsys):
     assert set(ITEMS) <= set(ann)
     assert [row["Homework 3"] for row in rows(out / "moodle.csv")] == ["", "0"]
     assert [row["Homework 3"] for row in rows(out / "canvas.csv")] == ["110", "", "0"]
+
+
+@pytest.mark.parametrize("number", ["4711", ""], ids=["another's", "none"])
+def test_a_number_that_tells_no_student_apart_carries_no_mark_elsewhere(number, graded, tmp_path, capsys):
+    out = shutil.copytree(graded / "out", tmp_path / "out")
+    report = out / "بهار" / "report.json"
+    report.write_text(json.dumps(json.loads(report.read_text()) | {"student_number": number}))
+    main(["marks", str(out), "--table", table(tmp_path / "t.csv", "ann,Q1.T1,3,Good."), "--due", "2020-01-01"])
+    said = capsys.readouterr().out
+    unsure = ["ann", "بهار"] if number else ["بهار"]
+    assert f"without a student number of their own, so without a mark in these two files: {', '.join(unsure)}" in said
+    assert [row["total"] for row in rows(out / "marks.csv")] == ["5", "0"]
+    for name in ("moodle.csv", "canvas.csv"):
+        assert [row["Homework 3"] for row in rows(out / name)][-2:] == ["" if number else "5", ""]
 
 
 @pytest.mark.parametrize(

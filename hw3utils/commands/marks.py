@@ -29,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def call(args: argparse.Namespace) -> int:
     """Write the marks; 1 while something is unread."""
-    from hw3utils.course.marks import alike_in, collect, summary
+    from hw3utils.course.marks import alike_in, collect, summary, without_a_number
     from hw3utils.course.nbgrading import need_nbgrader
 
     need_nbgrader()
@@ -44,4 +44,6 @@ def call(args: argparse.Namespace) -> int:
     print(f"marks of {len(marks)} students are in {args.out}: marks.csv, marks.json, moodle.csv, canvas.csv")
     if unread:
         print(f"{unread} of them have answers that nobody has read; they have no mark in moodle.csv and canvas.csv")
+    if unsure := without_a_number(marks):
+        print(f"without a student number of their own, so without a mark in these two files: {', '.join(unsure)}")
     return 1 if unread else 0

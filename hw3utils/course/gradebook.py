@@ -29,6 +29,7 @@ from hw3utils.course.nbgrading import (
     marked_cells,
 )
 from hw3utils.files import file_sha256, read_json, write_atomically, write_json
+from hw3utils.progress import progress
 
 FOLDERS = ("source", "release", "submitted", "autograded", "feedback")
 _STATE, _JOINED = "course.json", "joined.json"
@@ -110,7 +111,7 @@ def join(out: Path, students: Iterable[str] | None = None) -> dict[str, dict[str
         joined = read_json(out / _JOINED) if (out / _JOINED).is_file() else {}
         reports = reports_in(out)
         course = Course(out)
-        for student in reports if students is None else students:
+        for student in progress(list(reports), desc="joining") if students is None else students:
             report = reports[student]
             if joined.get(student, {}).get("fingerprint") != report["fingerprint"]:
                 try:

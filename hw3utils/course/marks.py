@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from hw3utils.course.assignment import ITEMS
 from hw3utils.course.nbgrading import ASSIGNMENT, STUB, Course, item_of, marked_cells
 from hw3utils.course.originality import alike, solutions
 from hw3utils.files import write_json
+from hw3utils.progress import progress
 
 TITLE = "Homework 3"
 POSSIBLE = sum(item.points for item in ITEMS.values())
@@ -99,7 +101,7 @@ def collect(out: Path, *, table: Path | None = None, due: datetime | None = None
         for row in rows:
             _enter(book, *row)
         marks = [_marks_of(book, student, report, due) for student, report in reports.items()]
-    for mine in marks:
+    for mine in progress(marks, desc="pages"):
         if reports[mine.student]["joined"]:
             gradebook.renew_pages(course, mine.student)
     _write(out, marks)
@@ -133,7 +135,7 @@ def _marks_of(book: Any, student: str, report: Mapping[str, Any], due: datetime 
         unread = bool(grade.needs_manual_grade) or (manual and grade.auto_score is None and grade.manual_score is None)
         by_hand = None if grade.manual_score is None else grade.manual_score + (grade.extra_credit or 0.0)
         item = item_of(grade.name)
-        said = " ".join(text for name, text in comments.items() if item_of(name) == item and text)
+        said = " ".join(dict.fromkeys(text for name, text in comments.items() if item_of(name) == item and text))
         found.cells.append(
             Cell(
                 grade.name, item, grade.max_score, grade.auto_score, by_hand, unread, said, messages.get(grade.name, "")
@@ -218,7 +220,8 @@ def _write(out: Path, marks: Sequence[Marks]) -> None:
     items = {name: {"points": item.points, "title": item.title, "by_hand": item.manual} for name, item in ITEMS.items()}
     write_json(out / "marks.json", {"possible": POSSIBLE, "items": items, "students": students})
     # A mark that is not final is no mark yet.
-    final = [(mine, "" if mine.unread() else f"{mine.total():g}") for mine in marks]
+    unsure = without_a_number(marks)
+    final = [(mine, "" if mine.unread() or mine.student in unsure else f"{mine.total():g}") for mine in marks]
     comment = {mine.student: _said(mine) for mine in marks}
     gradebook.write_table(
         out / "moodle.csv",
@@ -233,8 +236,14 @@ def _write(out: Path, marks: Sequence[Marks]) -> None:
     )
 
 
+def without_a_number(marks: Sequence[Marks]) -> list[str]:
+    """The students whom no other system can tell by their number: it is missing, or several have the same."""
+    count = Counter(mine.student_number for mine in marks)
+    return [mine.student for mine in marks if not mine.student_number or count[mine.student_number] > 1]
+
+
 def _said(mine: Marks) -> str:
-    """What the graders said and what the checks found, in a few lines."""
+    """What the graders said, item by item, in a line."""
     lines = {cell.item: cell.comment for cell in mine.cells if cell.comment}
     return "; ".join(f"{item}: {text}" for item, text in lines.items())
 
