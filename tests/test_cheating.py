@@ -132,11 +132,6 @@ CHEATS = {
             frame.f_locals["self"].connection.sendall(b'{{"state": "passed"}}' * 1000)
             return x0
     """,
-    "the line is patched": """
-        from hw3utils.course.judging import student_end
-        student_end.StudentEnd._look = lambda self, name: {{"is": "value", "value": True}}
-        def {f}(x0, *a): return x0
-    """,
     "the judge is killed": """
         import os, signal
         from pathlib import Path
@@ -147,10 +142,9 @@ CHEATS = {
                 except OSError: pass
             return x0
     """,
-    "cells change their outputs when they end": """
-        def after(*a): print("PASS")
-        get_ipython().events.register("post_run_cell", after)
-        get_ipython().run_cell = lambda *a, **k: None
+    "the line is patched": """
+        from hw3utils.course.judging import student_end
+        student_end.StudentEnd._look = lambda self, name: {{"is": "value", "value": True}}
         def {f}(x0, *a): return x0
     """,
     "the seed is asked of the environment": """
@@ -165,6 +159,13 @@ CHEATS = {
     """,
     "no function but True": "{f} = True",
     "more points in the mark": "def {f}(x0, *a): return x0",
+    # The last of its submission: no cell after it answers.
+    "cells change their outputs when they end": """
+        def after(*a): print("PASS")
+        get_ipython().events.register("post_run_cell", after)
+        get_ipython().run_cell = lambda *a, **k: None
+        def {f}(x0, *a): return x0
+    """,
 }
 HONEST = "honest"
 # Exercises of one submission.
