@@ -22,12 +22,13 @@ class Profile:
         samples: 02 and 03, pictures shown of each sampler.
         ladder_samples: 03, pictures of each number of steps, up to 1000.
         early_stop_samples: 03, pictures of each T' of ES-DDPM.
-        fid_real: 04, new pictures of the grammar, in groups of 500.
+        fid_real: 04, new pictures of the grammar, in groups of 500 or a twentieth.
         fid_cells: 04, cells (eta, S) of the stored table that are measured again.
         fid_damaged: 04, held-out pictures of each damage.
         fid_nearest: 04, samples whose nearest training picture is looked for.
         score_steps: 05, steps of the network for sigma = 1, 3, 7; a quarter of them for each of the others.
         conditional_steps: 06, steps of the network for all sigma; half of them for the one for all t.
+        langevin_samples: 06, points of each chain, four times as many where modes are weighed.
         langevin_steps: 06, steps of the annealed chain at each of 20 levels, even.
         flow_samples: 07, points of each sampler, a multiple of 100.
         flow_steps: 07, optimizer steps of each network.
@@ -47,6 +48,7 @@ class Profile:
     fid_nearest: int
     score_steps: int
     conditional_steps: int
+    langevin_samples: int
     langevin_steps: int
     flow_samples: int
     flow_steps: int
@@ -68,6 +70,7 @@ PROFILES = {
         fid_nearest=300,
         score_steps=10_000,
         conditional_steps=15_000,
+        langevin_samples=1000,
         langevin_steps=100,
         flow_samples=4_000,
         flow_steps=1_500,
@@ -87,6 +90,7 @@ PROFILES = {
         fid_nearest=2_000,
         score_steps=10_000,
         conditional_steps=30_000,
+        langevin_samples=1000,
         langevin_steps=200,
         flow_samples=20_000,
         flow_steps=10_000,
@@ -106,6 +110,7 @@ PROFILES = {
         fid_nearest=2,
         score_steps=8,
         conditional_steps=4,
+        langevin_samples=100,
         langevin_steps=2,
         flow_samples=100,
         flow_steps=4,
