@@ -1,7 +1,9 @@
 """Submissions as they come: folders, archives, copies of downloads; nothing leaves them, nothing is dropped unsaid."""
 
+import os
 import stat
 import zipfile
+from datetime import datetime
 
 import pytest
 
@@ -99,3 +101,53 @@ def test_a_damaged_archive_and_a_bomb_are_refused_in_a_sentence(tmp_path):
             archive.writestr(f"{n}.txt", "")
     with pytest.raises(ValueError, match=r"many\.zip holds 1001 files .*, expected at most 1000"):
         open_submission(tmp_path / "many.zip", tmp_path / "b", HOMEWORK)
+
+
+@pytest.mark.parametrize("outer", ["folder", "zip"])
+def test_the_one_archive_in_a_folder_or_an_archive_is_opened(outer, tmp_path):
+    inner = zipped(tmp_path / "hw3.zip", f"work/{ONE}", "work/student_number.txt")
+    path = tmp_path / ("Ali_123_assignsubmission_file_" if outer == "folder" else "all.zip")
+    if outer == "folder":
+        path.mkdir()
+        inner.rename(path / "hw3.zip")
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.write(inner, "Ali/hw3.zip")
+    found = open_submission(path, tmp_path / "spare", HOMEWORK)
+    assert found.notebooks[ONE].read_text() == f"this is work/{ONE}"
+    assert (found.folder / "student_number.txt").is_file()
+
+
+def test_an_archive_with_any_byte_damaged_is_read_or_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "in.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(ONE, "".join(map(str, range(3000))))
+    whole = (tmp_path / "in.zip").read_bytes()
+    refused = 0
+    for place in range(0, len(whole), len(whole) // 60):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        (tmp_path / "damaged.zip").write_bytes(damaged)
+        try:
+            open_submission(tmp_path / "damaged.zip", tmp_path / f"spare-{place}", HOMEWORK)
+        except ValueError:
+            refused += 1
+    assert refused > 20
+
+
+def test_odd_names_in_an_archive_cost_nothing_else(tmp_path):
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+        archive.writestr(ONE, "this")
+        archive.writestr(".", "that")
+        archive.writestr("__main__.py", "x = 1")
+    found = open_submission(tmp_path / "in.zip", tmp_path / "spare", HOMEWORK)
+    assert found.notebooks[ONE].read_text() == "this"
+    assert [file.name for file in found.beside] == ["__main__.py"]
+
+
+def test_a_file_of_an_archive_has_the_time_that_it_had_when_it_was_packed(tmp_path):
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+        archive.writestr(zipfile.ZipInfo(ONE, (2026, 11, 20, 10, 30, 0)), "this")
+        archive.writestr(zipfile.ZipInfo(HOMEWORK[1], (1980, 1, 1, 0, 0, 0)), "that")
+    found = open_submission(tmp_path / "in.zip", tmp_path / "spare", HOMEWORK)
+    times = [os.stat(found.notebooks[name]).st_mtime for name in HOMEWORK]
+    assert times == [datetime(2026, 11, 20, 10, 30).timestamp(), 0.0]

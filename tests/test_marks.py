@@ -1,19 +1,24 @@
 """From judged submissions to final marks: by hand in the gradebook or from a table, kept when graded again."""
 
+import base64
 import contextlib
 import csv
+import io
 import json
+import os
 import shlex
 import shutil
 import subprocess
 import sys
 import warnings
+import zipfile
 from datetime import datetime
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from PIL import Image
 
 from hw3utils.__main__ import command_parser, main
 from hw3utils.course import grade, gradebook, marks
@@ -105,6 +110,15 @@ def test_what_nobody_has_read_is_no_mark_yet(graded, capsys):
     assert [row["Homework 3"] for row in rows(out / "canvas.csv")] == ["110", "", "0"]
 
 
+def test_a_table_of_a_spreadsheet_with_decimal_commas_is_read(graded, tmp_path):
+    out = shutil.copytree(graded / "out", tmp_path / "out")
+    (tmp_path / "t.csv").write_text("\ufeffstudent;item;points;comment\r\nann;Q1.T1;3,5;Good, but short\r\n")
+    assert main(["marks", str(out), "--table", str(tmp_path / "t.csv")]) == 0
+    [ann, _] = json.loads((out / "marks.json").read_text(encoding="utf-8"))["students"]
+    [answer] = [cell for cell in ann["cells"] if cell["item"] == "Q1.T1"]
+    assert (answer["by_hand"], answer["comment"]) == (3.5, "Good, but short")
+
+
 @pytest.mark.parametrize("number", ["4711", ""], ids=["another's", "none"])
 def test_a_number_that_tells_no_student_apart_carries_no_mark_elsewhere(number, graded, tmp_path, capsys):
     out = shutil.copytree(graded / "out", tmp_path / "out")
@@ -130,6 +144,8 @@ def test_a_number_that_tells_no_student_apart_carries_no_mark_elsewhere(number, 
         ("ann,Q1.T1,nan,", "'nan' points"),
         ("ann,Q1.T1,three,", "'three' points"),
         ("ann,Q1.T1,3,\n4711,Q1.T1,3,", "Q1.T1 of ann stands there twice"),
+        ("ann,Q1.T1,4,5,good", "line 3: more columns than in the first line; put quotes around commas"),
+        ('ann,Q1.T1,3,"good\n4712,Q1.T1,3,x', "it is no CSV (unexpected end of data); put quotes right"),
     ],
 )
 def test_a_table_that_does_not_fit_is_refused_whole(line, message, graded, tmp_path, capsys):
@@ -229,7 +245,100 @@ def test_a_submission_that_nobody_foresaw_stops_nobody_elses_grading(graded, hom
     assert [one.points(), two.points()] == [0, 2]
     assert one.problems == ["it could not be graded (ZeroDivisionError: division by zero)."]
     assert main(["marks", str(tmp_path / "out")]) == 1
-    assert [row["student"] for row in rows(tmp_path / "out" / "marks.csv")] == ["ann", "eve"]
+    # What was not judged is no mark, and is tried again; meanwhile it takes nothing from what stood there.
+    listed = rows(tmp_path / "out" / "marks.csv")
+    assert [(row["student"], row["unread"]) for row in listed] == [("ann", "Q1.T1"), ("eve", "Q1.T1 Q1.P1")]
+    [again] = grade.grade([eve], tmp_path / "out", timeout=60)
+    assert (again.points(), again.problems) == (2, [])
+    assert main(["marks", str(tmp_path / "out")]) == 1
+    assert [row["unread"] for row in rows(tmp_path / "out" / "marks.csv")] == ["Q1.T1", "Q1.T1"]
+
+
+def test_odd_submissions_lose_nothing_and_stop_nobodys_marks(homework, tmp_path, capsys):
+    """A photo below a blank answer, half a letter, a sum without end, a damaged archive, a file of an old encoding."""
+    photo = hand_in(tmp_path / "in" / "photo", homework, "def double(x): return x + x", ANSWER, "1")
+    notebook = nbformat.read(photo / "01_small.ipynb", as_version=4)
+    made = io.BytesIO()
+    Image.new("RGB", (8, 8), (200, 10, 10)).save(made, "PNG")
+    picture = base64.b64encode(made.getvalue()).decode()
+    below = new_markdown_cell("![](attachment:p.png) ![gone]()", attachments={"p.png": {"image/png": picture}})
+    notebook.cells.append(below)
+    nbformat.write(notebook, photo / "01_small.ipynb")
+    odd = hand_in(tmp_path / "in" / "odd", homework, "def double(x): return 2 * x", "So \\ud83d it is.", "2")
+    text = (odd / "01_small.ipynb").read_text(encoding="utf-8").replace("\\\\ud83d", "\\ud83d")
+    cells = json.loads(text)
+    long = new_code_cell("y = " + " + ".join(["1"] * 3000))
+    (odd / "01_small.ipynb").write_text(json.dumps(cells | {"cells": [*cells["cells"], long]}))
+    (odd / os.fsdecode(b"\xe4\xf6.txt")).write_text("x")
+    damaged = tmp_path / "in" / "damaged.zip"
+    with zipfile.ZipFile(damaged, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(homework, homework.name)
+    content = bytearray(damaged.read_bytes())
+    content[80] ^= 255
+    damaged.write_bytes(content)
+    out = tmp_path / "out"
+    results = grade.grade([photo, odd, damaged], out, timeout=60, seed=3)
+    assert [result.points() for result in results] == [2, 2, 0]
+    assert any("shows a picture that was not handed in with it" in problem for problem in results[0].problems)
+    assert any("damaged.zip cannot be unpacked" in problem for problem in results[2].problems)
+    assert main(["marks", str(out)]) == 1
+    assert [(row["student"], row["unread"]) for row in rows(out / "marks.csv")][1:] == [
+        ("odd", "Q1.T1"), ("photo", "Q1.T1")
+    ]  # fmt: skip
+    read = nbformat.read(out / "autograded" / "photo" / ASSIGNMENT / homework.name, as_version=4)
+    [answer] = [c for c in read.cells if c.metadata.get("nbgrader", {}).get("grade_id") == "Q1-T1-answer"]
+    assert answer.attachments["picture-1"] == {"image/png": picture}
+    assert f"data:image/png;base64,{picture}" in (out / "photo" / "01_small.html").read_text(encoding="utf-8")
+    # A second student of the same name is refused, and what he would have replaced stays.
+    other = hand_in(tmp_path / "other" / "photo", homework, "def double(x): return 0", "No.", "9")
+    capsys.readouterr()
+    [refused] = grade.grade([other], out, timeout=60)
+    assert refused.problems[0].startswith("photo was graded before with the student number 1, this one has 9: rename")
+    assert json.loads((out / "photo" / "report.json").read_text())["automatic"]["points"] == 2
+
+
+def test_a_joining_that_is_stopped_half_way_forgets_no_mark(homework, tmp_path, monkeypatch):
+    folder, out = tmp_path / "in" / "ann", tmp_path / "out"
+    grade.grade([hand_in(folder, homework, *STUDENTS["ann"])], out, timeout=60, seed=3)
+    assert main(["marks", str(out), "--table", table(tmp_path / "t.csv", "ann,Q1.T1,4,Good.")]) == 0
+    solution, answer, number = STUDENTS["ann"]
+
+    def stopped(*a):
+        raise KeyboardInterrupt
+
+    for place in ("take", "feedback"):
+        # The points of the check change, the answer does not; it is stopped after nbgrader has taken it.
+        hand_in(folder, homework, f"{solution}  # {place}", answer, number)
+        with monkeypatch.context() as patch:
+            right = getattr(Course, place)
+            patch.setattr(Course, place, lambda self, student, right=right: stopped(right(self, student)))
+            with pytest.raises(KeyboardInterrupt):
+                grade.grade([folder], out, timeout=60)
+        assert main(["marks", str(out)]) == 0
+        [ann] = rows(out / "marks.csv")
+        assert (ann["Q1.T1"], ann["unread"], ann["changed"], ann["total"]) == ("4", "", "", "6")
+
+
+def test_extra_credit_beside_a_checks_points_counts(graded, tmp_path):
+    out = shutil.copytree(graded / "out", tmp_path / "out")
+    with gradebook.opened(Course(out)) as book:
+        [grade_of] = [grade for grade in gradebook.grades_of(book, "ann") if grade.name == "Q1-P1-check"]
+        grade_of.extra_credit = 0.5
+        book.db.commit()
+        wanted = grade_of.score
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        [ann, _] = marks.collect(out)
+    assert ann.items()["Q1.P1"] == wanted == 2.5
+
+
+def test_a_list_printed_again_has_the_seed_of_its_folder(graded, capsys):
+    lines = []
+    for _ in range(2):
+        main(["grade", str(graded / "in" / "ann"), "--out", str(graded / "out"), "--list"])
+        lines.append(capsys.readouterr().out)
+    assert lines[0] == lines[1]
+    assert "--seed 3" in lines[0]
 
 
 def test_marks_of_nothing_are_refused(tmp_path, capsys):

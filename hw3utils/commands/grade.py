@@ -60,9 +60,11 @@ def _list(args: argparse.Namespace) -> int:
     import secrets
 
     from hw3utils.course.grade import named_submissions
+    from hw3utils.course.gradebook import stored_seed
 
     named_submissions(args.submissions)
-    seed = secrets.randbits(31) if args.seed is None else args.seed
+    known = stored_seed(args.out) if args.seed is None else args.seed
+    seed = secrets.randbits(31) if known is None else known
     options = ["--out", str(args.out.resolve()), "--timeout", str(args.timeout), "--seed", str(seed)]
     options += ["--full"] if args.full else []
     options += ["--profile", args.profile] if args.profile else []

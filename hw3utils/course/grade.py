@@ -24,7 +24,7 @@ import nbformat
 from hw3utils.course import gradebook
 from hw3utils.course.assignment import ITEMS, STUDENT_FILE, is_homework, number_in
 from hw3utils.course.handed_in import MANIFEST, HandedIn, open_submission
-from hw3utils.course.nbgrading import ANSWER, graded_cells, item_of, marked_cells, need_nbgrader, program_path
+from hw3utils.course.nbgrading import ANSWER, grade_id, graded_cells, item_of, marked_cells, need_nbgrader, program_path
 from hw3utils.course.originality import borrowed
 from hw3utils.course.processes import NOT_RUN, PASSED, Brake, Judge, Surroundings, Verdict, student_environment
 from hw3utils.course.profiles import PROFILES
@@ -32,6 +32,7 @@ from hw3utils.course.rebuilding import read_leniently, rebuild
 from hw3utils.course.runner import NOTEBOOKS, environment, find_notebooks
 from hw3utils.course.running import keep_small, plan, run, write_verdicts
 from hw3utils.course.sandbox import sandbox_command
+from hw3utils.course.text_pictures import take_in
 from hw3utils.files import check_writable, file_sha256, read_json, write_json
 from hw3utils.progress import progress
 
@@ -169,9 +170,10 @@ def _grade_all(group: _Class, named: Mapping[str, Path], jobs: int) -> list[Grad
         try:
             works = {pool.submit(_one, group, name, path): name for name, path in named.items()}
             for work in as_completed(works):
-                results[works[work]] = work.result()
+                name = works[work]
+                results[name] = work.result()
                 with group.thinking:
-                    gradebook.join(group.out, [works[work]])
+                    results[name].problems += gradebook.join(group.out, [name]) if results[name].cells else []
         except BaseException:
             group.brake.pull()
             pool.shutdown(wait=False, cancel_futures=True)
@@ -183,22 +185,36 @@ def _grade_all(group: _Class, named: Mapping[str, Path], jobs: int) -> list[Grad
 
 
 def _one(group: _Class, name: str, path: Path) -> Graded:
-    """Grade one submission, or read the report of it that still holds."""
-    report = group.out / name / "report.json"
+    """Grade one submission in a folder of its own."""
     spare = Path(tempfile.mkdtemp(dir=group.spare))
+    try:
+        return _in_folder(group, name, path, spare)
+    finally:
+        shutil.rmtree(spare, ignore_errors=True)
+
+
+def _in_folder(group: _Class, name: str, path: Path, spare: Path) -> Graded:
+    """Grade one submission, or read the report of it that still holds."""
     result = Graded(name, str(path), "")
     try:
         found = open_submission(path, spare / "unpacked", group.masters)
-    except ValueError as error:
-        result.problems.append(str(error))
+        print_of = _fingerprint(found, group)
+    except Exception as error:  # whatever its files are, they stop nobody else's grading
+        known = isinstance(error, ValueError) and not isinstance(error, UnicodeError)
+        reason = f"{path.name} cannot be read ({type(error).__name__}: {error}); ask for another."
+        result.problems.append(str(error) if known else reason)
         found = HandedIn(spare / "unpacked")
-    print_of = _fingerprint(found, group)
-    if report.is_file():
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            old = read_json(report)
-            if old["fingerprint"] == print_of:
-                cells = [Judged(**cell) for cell in old["cells"]]
-                return Graded(name, old["submission"], old["student_number"], cells, old["problems"])
+        print_of = _fingerprint(found, group)
+    old = _report_of(group.out / name)
+    if old.get("fingerprint") == print_of:
+        cells = [Judged(**cell) for cell in old["cells"]]
+        return Graded(name, old["submission"], old["student_number"], cells, old["problems"])
+    if other := _other_student(found, old):
+        result.problems.append(
+            f"{name} was graded before with the student number {old['student_number']}, this one has {other}: "
+            f"rename it, or remove {group.out / name} if it is the same student."
+        )
+        return result
     try:
         _grade_one(group, found, result, path, spare, print_of)
     except Exception as error:  # whatever it is, it stops nobody else's grading
@@ -207,8 +223,28 @@ def _one(group: _Class, name: str, path: Path) -> Graded:
         with group.thinking:
             editions = {file: nbformat.read(master, as_version=4) for file, master in group.masters.items()}
         notebooks = {file: _never_run(edition, file, result, reason) for file, edition in editions.items()}
-        _write(group, result, notebooks, found, {"seconds": {}, "hints": [], "fingerprint": print_of})
+        # Nothing was judged: no mark comes of it, and it is tried again.
+        more = {"seconds": {}, "hints": [], "fingerprint": f"{print_of} failed", "failed": True}
+        _write(group, result, notebooks, found, more)
     return result
+
+
+def _report_of(folder: Path) -> dict[str, Any]:
+    """The report of an earlier grading, {} where there is none that can be read."""
+    with contextlib.suppress(ValueError, OSError):
+        report = read_json(folder / "report.json")
+        if isinstance(report, dict) and {"cells", "problems", "submission", "student_number"} <= report.keys():
+            return report
+    return {}
+
+
+def _other_student(found: HandedIn, old: Mapping[str, Any]) -> str:
+    """The student number of a submission, where a report of the same name has another one."""
+    with contextlib.suppress(ValueError, OSError):
+        number = number_in(found.folder)
+        if old.get("student_number") not in (None, "", number):
+            return number
+    return ""
 
 
 def _fingerprint(found: HandedIn, group: _Class) -> str:
@@ -218,7 +254,7 @@ def _fingerprint(found: HandedIn, group: _Class) -> str:
     ours = [*group.masters.values(), *(path for path in sorted(PACKAGE.rglob("*.py")) if "course" in path.parts)]
     theirs = [*found.notebooks.values(), *found.beside, *([number] if number.is_file() else [])]
     for path in [*ours, *sorted(theirs)]:
-        total.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+        total.update(os.fsencode(path.name) + hashlib.sha256(path.read_bytes()).digest())
     return total.hexdigest()
 
 
@@ -262,6 +298,7 @@ def _grade_one(group: _Class, found: HandedIn, result: Graded, path: Path, spare
             f"{', '.join(changed)} of the package changed while this submission ran; if that was not you, it was the "
             "submission: install the package again, and grade again."
         )
+        fingerprint += " failed"
     _write(group, result, notebooks, found, {"seconds": seconds, "hints": hints, "fingerprint": fingerprint})
 
 
@@ -321,6 +358,12 @@ def _read(file: str, found: HandedIn, edition: Any, path: Path, masters: Collect
     except (ValueError, OSError) as error:
         result.problems.append(f"{file} cannot be read as a notebook: {error}.")
         return None
+    texts = {cell.source for cell in edition.cells}
+    for cell in rebuilt.notebook.cells:
+        if cell.cell_type == "markdown" and cell.source not in texts:
+            where = grade_id(cell) or "a text"
+            missing = take_in(cell, found.beside)
+            rebuilt.notes += [f"{where} shows a picture that was not handed in with it: {name}." for name in missing]
     result.problems += [f"{file}: {note}" for note in rebuilt.notes]
     result.problems += [f"{file}: the check {name} {what}; it was put back." for name, what in rebuilt.tampered.items()]
     return rebuilt
@@ -367,6 +410,7 @@ def _write(group: _Class, result: Graded, notebooks: Mapping[str, Any], found: H
     for file, notebook in notebooks.items():
         keep_small(notebook)
         nbformat.write(notebook, folder / file)
+    result.problems[:] = [problem.encode("utf-8", "replace").decode() for problem in result.problems]
     report = {
         "student": result.student,
         "student_number": result.student_number,
@@ -388,7 +432,7 @@ def _time_of(found: HandedIn) -> str | None:
     with contextlib.suppress(ValueError, KeyError, TypeError, OSError):
         made = datetime.fromisoformat(read_json(found.folder / MANIFEST)["made"])
         return (made if made.tzinfo else made.replace(tzinfo=UTC)).isoformat(timespec="seconds")
-    times = [path.stat().st_mtime for path in found.notebooks.values()]
+    times = [seconds for path in found.notebooks.values() if (seconds := path.stat().st_mtime) > 0]
     return datetime.fromtimestamp(max(times), UTC).isoformat(timespec="seconds") if times else None
 
 

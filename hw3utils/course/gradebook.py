@@ -68,6 +68,11 @@ def prepare(out: Path, notebooks: Sequence[Path]) -> dict[str, Path]:
     return masters
 
 
+def stored_seed(out: Path) -> int | None:
+    """The seed of a course's folder, None where it has none yet."""
+    return read_json(out / _STATE).get("seed") if (out / _STATE).is_file() else None
+
+
 def seed_of(out: Path, given: int | None) -> int:
     """The seed of the checks' random input: the given one, else that of the folder, else a drawn one."""
     with alone(out):
@@ -95,42 +100,60 @@ def reports_in(out: Path) -> dict[str, dict[str, Any]]:
     return {path.parent.name: read_json(path) for path in sorted(out.glob("*/report.json"))}
 
 
-def join(out: Path, students: Iterable[str] | None = None) -> dict[str, dict[str, Any]]:
+def join(out: Path, students: Iterable[str]) -> list[str]:
+    """Take judged submissions into the gradebook, as `join_all` does; what went wrong with these."""
+    with alone(out):
+        reports, problems = _join(out, students)
+    return [problem for student in reports for problem in problems.get(student, [])]
+
+
+def join_all(out: Path) -> dict[str, dict[str, Any]]:
     """Take judged submissions into the gradebook that are not in it as they are; make their pages and the table.
 
     Points and comments given by hand stay. An answer that changed after it was marked waits to be read again.
 
     Args:
         out: the course's folder.
-        students: those to look at; all that lie there if not given.
 
     Returns:
         The reports of all submissions.
     """
     with alone(out):
-        joined = read_json(out / _JOINED) if (out / _JOINED).is_file() else {}
-        reports = reports_in(out)
-        course = Course(out)
-        for student in progress(list(reports), desc="joining") if students is None else students:
-            report = reports[student]
-            if joined.get(student, {}).get("fingerprint") != report["fingerprint"]:
-                try:
-                    joined[student] = _take(course, student, report, joined.get(student, {}))
-                except ValueError as error:  # one that nbgrader cannot take stops nobody else's
-                    report["problems"].append(str(error))
-                    continue
-                write_json(out / _JOINED, joined)
-        _write_grades(list(reports.values()), out / "grades.csv")
-        for student, report in reports.items():
-            report["changed"] = joined.get(student, {}).get("changed", {})
-            report["joined"] = student in joined
+        reports, _ = _join(out, progress(list(reports_in(out)), desc="joining"))
     return reports
+
+
+def _join(out: Path, students: Iterable[str]) -> tuple[dict[str, dict[str, Any]], dict[str, list[str]]]:
+    """The reports of all submissions, some of them taken into the gradebook; what went wrong, by student."""
+    joined = read_json(out / _JOINED) if (out / _JOINED).is_file() else {}
+    reports, problems, course = reports_in(out), {}, Course(out)
+    for student in students:
+        report, before = reports[student], joined.get(student, {})
+        # What could not be graded takes nothing away from what was.
+        if before.get("fingerprint") == report["fingerprint"] or (before and report.get("failed")):
+            continue
+        if before and "pending" not in before:
+            # Written before anything changes: what is stopped half way knows what was there.
+            before["pending"] = {"texts": _texts(course, student), "waiting": _waiting(course, student)}
+            write_json(out / _JOINED, joined)
+        try:
+            joined[student] = _take(course, student, report, before)
+            write_json(out / _JOINED, joined)
+            make_pages(course, student)
+        except ValueError as error:  # one that nbgrader cannot take stops nobody else's
+            problems[student] = [str(error)]
+            report["problems"].append(str(error))
+    _write_grades(list(reports.values()), out / "grades.csv")
+    for student, report in reports.items():
+        report["changed"] = joined.get(student, {}).get("changed", {})
+        report["joined"] = student in joined
+    return reports, problems
 
 
 def _take(course: Course, student: str, report: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
     """Take one submission into the gradebook, its marks by hand kept; what is to be remembered of it."""
-    old = _texts(course, student) if before else {}
-    waiting = _waiting(course, student) if before else set()
+    pending = before.get("pending", {"texts": {}, "waiting": []})
+    old, waiting = pending["texts"], pending["waiting"]
     course.take(student)
     changed = dict(before.get("changed", {}))
     with opened(course) as book:
@@ -142,26 +165,25 @@ def _take(course: Course, student: str, report: Mapping[str, Any], before: Mappi
             # An answer that was not read since it changed waits on, however often it is graded again.
             grade.needs_manual_grade = not same or grade.name in waiting
             if not same and grade.name not in waiting:
-                text = old.get((file, grade.name), "")
+                text = old.get(grade.name, "")
                 changed[grade.name] = {"points": grade.manual_score, "answer": text[:20_000]}
         book.db.commit()
-    make_pages(course, student)
     return {"fingerprint": report["fingerprint"], "answers": report["answers"], "changed": changed}
 
 
-def _waiting(course: Course, student: str) -> set[str]:
+def _waiting(course: Course, student: str) -> list[str]:
     """The cells that have a mark by hand, and wait to be read again."""
     with opened(course) as book:
         grades = grades_of(book, student)
-        return {grade.name for grade in grades if grade.manual_score is not None and grade.needs_manual_grade}
+        return [grade.name for grade in grades if grade.manual_score is not None and grade.needs_manual_grade]
 
 
-def _texts(course: Course, student: str) -> dict[tuple[str, str], str]:
+def _texts(course: Course, student: str) -> dict[str, str]:
     """What the gradebook's notebooks of a student hold in each answer."""
     found = {}
     for path in course.folder("autograded", student).glob("*.ipynb"):
         for name, cell in graded_cells(nbformat.read(path, as_version=4)).items():
-            found[path.name, name] = cell.source
+            found[name] = cell.source
     return found
 
 
@@ -232,5 +254,5 @@ def write_table(path: Path, rows: Sequence[Sequence[str]]) -> None:
 
 def table_text(text: str) -> str:
     """A text that a spreadsheet does not take for a formula, without control characters."""
-    text = re.sub(r"[\x00-\x1f\x7f]+", " ", text)
+    text = re.sub(r"[\x00-\x1f\x7f]+", " ", text).encode("utf-8", "replace").decode()
     return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text

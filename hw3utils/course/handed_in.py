@@ -1,11 +1,14 @@
 """What lies in a submission: a notebook, a folder, or an archive as `hw3 submit` and learning platforms make them."""
 
 import importlib.util
+import os
 import re
 import stat
 import zipfile
+import zlib
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 
 from hw3utils.course.assignment import STUDENT_FILE
@@ -34,7 +37,8 @@ class HandedIn:
 def open_submission(path: Path, spare: Path, homework: Collection[str]) -> HandedIn:
     """Find the files of a submission; nothing in it is changed.
 
-    The notebooks may lie one folder deeper than they should, and be called "x (1).ipynb".
+    The notebooks may lie one folder deeper than they should, or in the one archive that a folder or an archive holds,
+    and be called "x (1).ipynb".
 
     Args:
         path: a notebook, a folder, or a zip file.
@@ -50,6 +54,12 @@ def open_submission(path: Path, spare: Path, homework: Collection[str]) -> Hande
     links = _unpack(path, spare) if packed else {}
     folder = _home(spare if packed else path)
     files, left_out = sort_files(folder)
+    archives = [file for file in files if file.suffix.lower() == ".zip"]
+    if len(archives) == 1 and not any(file.suffix == ".ipynb" for file in files):
+        inner = spare.with_name(f"{spare.name}-inner")
+        links |= _unpack(archives[0], inner)
+        folder = _home(inner)
+        files, left_out = sort_files(folder)
     found = HandedIn(folder, left_out=links | left_out)
     originals = _original([file.name for file in files], homework)
     for file in files:
@@ -77,6 +87,8 @@ def sort_files(folder: Path) -> tuple[list[Path], dict[str, str]]:
             left_out[path.name] = "it is hidden"
         elif not stat.S_ISREG(kind.st_mode):
             left_out[path.name] = "it is no file"
+        elif not os.access(path, os.R_OK):
+            left_out[path.name] = "it may not be read"
         elif kind.st_size > MAX_FILE:
             left_out[path.name] = f"it has {kind.st_size / 1e6:.0f} MB, more than {MAX_FILE / 1e6:.0f}"
         else:
@@ -110,7 +122,8 @@ def _hidden_module(file: Path) -> str | None:
     stem = file.name.split(".")[0]
     if file.suffix not in (".py", ".pyc", ".so", ".pyd") or not stem.isidentifier():
         return None
-    return stem if importlib.util.find_spec(stem) else None
+    # Every program has a __main__, which nobody imports.
+    return stem if stem != "__main__" and importlib.util.find_spec(stem) else None
 
 
 def _unpack(archive: Path, folder: Path) -> dict[str, str]:
@@ -135,11 +148,21 @@ def _unpack(archive: Path, folder: Path) -> dict[str, str]:
                 if stat.S_ISLNK(member.external_attr >> 16):
                     links[member.filename] = "it is a link"
                     continue
-                if name.parts[0] == _OF_THE_SYSTEM:
+                if not name.parts or name.parts[0] == _OF_THE_SYSTEM:
                     continue
                 to = folder / name
                 to.parent.mkdir(parents=True, exist_ok=True)
                 to.write_bytes(opened.read(member))
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
+                _set_time(to, member.date_time)
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError) as error:
         raise ValueError(f"{archive.name} cannot be unpacked ({error}); ask for another.") from error
     return links
+
+
+def _set_time(path: Path, date: tuple[int, ...]) -> None:
+    """Give an unpacked file the time that its archive says; 1970 where it says none."""
+    try:
+        seconds = datetime(*date).timestamp() if date[0] > 1980 else 0.0
+    except ValueError:
+        seconds = 0.0
+    os.utime(path, (seconds, seconds))

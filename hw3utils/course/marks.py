@@ -3,7 +3,7 @@
 import csv
 import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +21,8 @@ from hw3utils.progress import progress
 TITLE = "Homework 3"
 POSSIBLE = sum(item.points for item in ITEMS.values())
 _COLUMNS = ("student", "item", "points", "comment")
+# What is said of every cell of a notebook that is not there, or is none.
+_MISSING = ("the notebook was not handed in", "the notebook cannot be read")
 
 
 @dataclass
@@ -92,7 +94,7 @@ def collect(out: Path, *, table: Path | None = None, due: datetime | None = None
     if not (out / "course.json").is_file():
         raise ValueError(f"{out} is no folder of hw3 grade; give the one that was its --out.")
     out = out.resolve()
-    reports = gradebook.join(out)
+    reports = gradebook.join_all(out)
     if not reports:
         raise ValueError(f"there is no graded submission in {out}; run hw3 grade first.")
     course = Course(out)
@@ -103,7 +105,10 @@ def collect(out: Path, *, table: Path | None = None, due: datetime | None = None
         marks = [_marks_of(book, student, report, due) for student, report in reports.items()]
     for mine in progress(marks, desc="pages"):
         if reports[mine.student]["joined"]:
-            gradebook.renew_pages(course, mine.student)
+            try:
+                gradebook.renew_pages(course, mine.student)
+            except ValueError as error:  # a page that cannot be made stops nobody's marks
+                mine.problems.append(str(error))
     _write(out, marks)
     return marks
 
@@ -111,7 +116,7 @@ def collect(out: Path, *, table: Path | None = None, due: datetime | None = None
 def _marks_of(book: Any, student: str, report: Mapping[str, Any], due: datetime | None) -> Marks:
     """The marks of one student, from the gradebook and the report."""
     messages = {cell["cell"]: cell["message"] for cell in report["cells"]}
-    missing = {cell["notebook"] for cell in report["cells"] if cell["state"] == "not run"}
+    missing = {cell["notebook"] for cell in report["cells"] if cell["message"].startswith(_MISSING)}
     found = Marks(student, report["student_number"], report["handed_in"], missing=sorted(missing))
     found.changed = report.get("changed", {})
     found.problems = report["problems"]
@@ -119,7 +124,7 @@ def _marks_of(book: Any, student: str, report: Mapping[str, Any], due: datetime 
         after = datetime.fromisoformat(found.handed_in) - due.astimezone(UTC)
         if after.total_seconds() > 0:
             found.late = f"{after.total_seconds() / 3600:.1f} h"
-    if not report["joined"]:
+    if not report["joined"] or report.get("failed"):
         found.cells = [
             Cell(cell["cell"], cell["item"], cell["possible"], cell["points"], None, True, "", cell["message"])
             for cell in report["cells"]
@@ -133,7 +138,9 @@ def _marks_of(book: Any, student: str, report: Mapping[str, Any], due: datetime 
     for grade in gradebook.grades_of(book, student):
         manual = ITEMS[item_of(grade.name)].manual
         unread = bool(grade.needs_manual_grade) or (manual and grade.auto_score is None and grade.manual_score is None)
-        by_hand = None if grade.manual_score is None else grade.manual_score + (grade.extra_credit or 0.0)
+        extra = grade.extra_credit or 0.0
+        given = grade.auto_score if grade.manual_score is None and extra else grade.manual_score
+        by_hand = given if given is None else given + extra
         item = item_of(grade.name)
         said = " ".join(dict.fromkeys(text for name, text in comments.items() if item_of(name) == item and text))
         found.cells.append(
@@ -154,14 +161,16 @@ def _read_table(path: Path, reports: Mapping[str, Mapping[str, Any]]) -> list[tu
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"the table {path} cannot be read ({error}); give a CSV in UTF-8.") from None
-    reader = csv.DictReader(io.StringIO(text))
+    # A spreadsheet of a country with decimal commas parts the columns by semicolons.
+    comma = ";" not in text.partition("\n")[0]
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="," if comma else ";", strict=True)
     if reader.fieldnames is None or not {"student", "item", "points"} <= set(reader.fieldnames):
         raise ValueError(f"{path} has the columns {reader.fieldnames}, expected {', '.join(_COLUMNS)}.")
     numbers: dict[str, list[str]] = {}
     for student, report in reports.items():
         numbers.setdefault(report["student_number"], []).append(student)
     rows: dict[tuple[str, str], tuple[str, str, float, str]] = {}
-    for n, row in enumerate(reader, 2):
+    for n, row in _lines(path, reader):
         given, item = (str(row.get(name) or "").strip() for name in ("student", "item"))
         fits = [given] if given in reports else numbers.get(given, []) if given else []
         if len(fits) != 1 or not reports[fits[0]]["joined"]:
@@ -170,7 +179,7 @@ def _read_table(path: Path, reports: Mapping[str, Mapping[str, Any]]) -> list[tu
         if item not in ITEMS:
             raise ValueError(f"{path}, line {n}: {item!r} is no item, expected one of {', '.join(ITEMS)}.")
         try:
-            points = float(str(row.get("points")).strip())
+            points = float(str(row.get("points")).strip().replace("," if not comma else "\0", "."))
         except ValueError:
             points = float("nan")
         if not 0 <= points <= ITEMS[item].points:
@@ -181,6 +190,23 @@ def _read_table(path: Path, reports: Mapping[str, Mapping[str, Any]]) -> list[tu
             raise ValueError(f"{path}, line {n}: {item} of {fits[0]} stands there twice; keep one of the two.")
         rows[fits[0], item] = (fits[0], item, points, str(row.get("comment") or "").strip())
     return list(rows.values())
+
+
+def _lines(path: Path, reader: csv.DictReader) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows of a table, each with the number of its last line.
+
+    Raises:
+        ValueError: at one that is no row of this table.
+    """
+    try:
+        for row in reader:
+            if None in row:
+                raise ValueError(
+                    f"{path}, line {reader.line_num}: more columns than in the first line; put quotes around commas."
+                )
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num}: it is no CSV ({error}); put quotes right.") from None
 
 
 def _enter(book: Any, student: str, item: str, points: float, comment: str) -> None:

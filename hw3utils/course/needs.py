@@ -36,7 +36,7 @@ def pieces(notebook: NotebookNode) -> list[Piece]:
         mark, name = cell.metadata.get("nbgrader", {}), grade_id(cell)
         try:
             statements = _statements(cell.source)
-        except (SyntaxError, ValueError):
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
             found.append(Piece(number, cell.source))
             continue
         if name and (mark.get("solution") or mark.get("grade") or is_check(name)):

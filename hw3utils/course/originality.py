@@ -51,7 +51,7 @@ def _parsing(source: str) -> str:
     """A cell's text, or nothing where it is no Python by itself."""
     try:
         ast.parse(source)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return ""
     return source
 
@@ -90,7 +90,7 @@ def shape(source: str) -> tuple[str, int] | None:
     """The syntax tree of a solution without its names, numbers of names in order of appearance; and its size."""
     try:
         tree = ast.parse(source)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
     names: dict[str, str] = {}
 

@@ -71,7 +71,21 @@ class _Renderer(IPythonRenderer):
     def _html_embed_images(self, html: str) -> str:
         """Pictures put into HTML, all else as it is: a fold begins in one block and ends in another."""
         put_in = super()._html_embed_images
-        return _IMAGE.sub(lambda found: put_in(found[0]), html)
+
+        def one(found: re.Match[str]) -> str:
+            try:
+                return put_in(found[0])
+            except OSError:
+                return found[0]
+
+        return _IMAGE.sub(one, html)
+
+    def _embed_image_or_attachment(self, src: str) -> str:
+        """A picture's address; what is no picture stays as it is."""
+        try:
+            return super()._embed_image_or_attachment(src)
+        except Exception:  # an attachment or a file that is not there stops no page
+            return src
 
     def _math(self, found: re.Match[str]) -> str:
         """One formula of an HTML text."""

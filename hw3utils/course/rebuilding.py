@@ -5,7 +5,7 @@ import codecs
 import copy
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ def read_leniently(path: Path) -> NotebookNode:
     data = path.read_bytes()
     utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        content = json.loads(data.decode("utf-16" if utf16 else "utf-8-sig", errors="replace"))
+        content = _written(json.loads(data.decode("utf-16" if utf16 else "utf-8-sig", errors="replace")))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"it is no JSON ({type(error).__name__}); it may be cut off") from None
     if isinstance(content, dict) and isinstance(content.get("worksheets"), list):
@@ -58,6 +58,17 @@ def read_leniently(path: Path) -> NotebookNode:
         cells=[_cell(cell) for cell in cells if isinstance(cell, Mapping)],
         metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
     )
+
+
+def _written(value: Any) -> Any:
+    """What was read, without the halves of letters that JSON allows and no file can hold."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, list):
+        return [_written(part) for part in value]
+    if isinstance(value, dict):
+        return {_written(name): _written(part) for name, part in value.items()}
+    return value
 
 
 def _text(value: Any) -> str:
@@ -200,7 +211,7 @@ def _defined(source: str) -> set[str]:
     """The functions that a cell defines."""
     try:
         return {node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return set()
 
 
@@ -222,11 +233,24 @@ def _collect_answers(edition: NotebookNode, handed_in: NotebookNode, places: dic
             continue
         where = places.setdefault(name, found[0])
         metadata = handed_in.cells[where].metadata
-        answer = "\n\n".join(handed_in.cells[n].source for n in found)
+        handed_in.cells[where] = new_markdown_cell(metadata=metadata, **_joined([handed_in.cells[n] for n in found]))
         for n in found:
-            handed_in.cells[n] = new_markdown_cell("")
-        handed_in.cells[where] = new_markdown_cell(answer, metadata=metadata)
+            if n != where:
+                handed_in.cells[n] = new_markdown_cell("")
         result.notes.append(f"the answer {name} was found in another cell, and taken into its own.")
+
+
+def _joined(cells: Sequence[NotebookNode]) -> dict[str, Any]:
+    """Source and attachments of several cells in one; equal names of attachments are told apart."""
+    sources, pictures = [], {}
+    for k, cell in enumerate(cells):
+        source = cell.source
+        for name, kinds in cell.get("attachments", {}).items():
+            own = f"{k}-{name}" if name in pictures else name
+            source = source.replace(f"attachment:{name}", f"attachment:{own}")
+            pictures[own] = kinds
+        sources.append(source)
+    return {"source": "\n\n".join(sources)} | ({"attachments": pictures} if pictures else {})
 
 
 def _texts_behind(handed_in: NotebookNode, start: int, texts: set[str], places: dict[str, int]) -> list[int]:
@@ -245,7 +269,7 @@ def _is_text(source: str) -> bool:
     """Whether what stands in a code cell is no code: no Python, or nothing but comments and strings."""
     try:
         body = ast.parse(source).body
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return not source.lstrip().startswith(("%", "!"))
     return all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in body)
 

@@ -22,6 +22,7 @@ from hw3utils.course.processes import (
     Surroundings,
     Verdict,
 )
+from hw3utils.course.text_pictures import without_attachments
 
 # How often a notebook is begun again, without the cells that brought its process down.
 ATTEMPTS = 5
@@ -202,9 +203,11 @@ def _second_look(
                     again += [s for _, s in standing if s.check in failed and s.binds & step.binds and s not in again]
     for step in again:
         first = verdicts.pop(step.check)
-        _step(kernel, step, notebook, around, judge, verdicts)
-        if verdicts[step.check].state != PASSED:
-            verdicts[step.check] = first
+        try:
+            _step(kernel, step, notebook, around, judge, verdicts)
+        finally:
+            if verdicts.get(step.check, first).state != PASSED:
+                verdicts[step.check] = first
 
 
 def _error(name: str, text: str) -> NotebookNode:
@@ -225,13 +228,14 @@ def write_verdicts(notebook: NotebookNode, verdicts: Mapping[str, Verdict]) -> N
 def keep_small(notebook: NotebookNode) -> None:
     """Cut what would make a page of megabytes: long outputs, long sources, large pictures; each says so."""
     room = MAX_NOTEBOOK
-    for cell in notebook.cells:
+    # The answers first: no figure takes their room.
+    for cell in sorted(notebook.cells, key=lambda cell: cell.cell_type == "code"):
         cell.source = _cut(cell.source)
         if cell.cell_type != "code":
             size = len(json.dumps(cell.get("attachments", {})))
             if size > room:
                 cell.pop("attachments")
-                cell.source += "\n\n(a picture was left out of this page: it is too large)"
+                cell.source = without_attachments(cell.source)
             room -= len(cell.source) + (size if size <= room else 0)
             continue
         kept = []
@@ -259,6 +263,8 @@ def _small(output: NotebookNode) -> NotebookNode:
     else:
         for name, value in list(output.data.items()):
             size = len(value) if isinstance(value, str) else len(json.dumps(value))
+            if name in ("text/markdown", "text/latex") and isinstance(value, str):
+                output.data[name] = value = without_attachments(value)
             if name.startswith("text/plain") and isinstance(value, str):
                 output.data[name] = _cut(value)
             elif size > (MAX_OUTPUT * 3 if name.startswith("image/") else MAX_OUTPUT):
