@@ -15,7 +15,6 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +22,16 @@ import nbformat
 
 from hw3utils.course import gradebook
 from hw3utils.course.assignment import ITEMS, STUDENT_FILE, is_homework, number_in
-from hw3utils.course.handed_in import MANIFEST, HandedIn, open_submission
-from hw3utils.course.nbgrading import ANSWER, grade_id, graded_cells, item_of, marked_cells, need_nbgrader, program_path
+from hw3utils.course.handed_in import MANIFEST, HandedIn, open_submission, time_of
+from hw3utils.course.nbgrading import ANSWER, graded_cells, item_of, marked_cells, need_nbgrader, program_path
 from hw3utils.course.originality import borrowed
 from hw3utils.course.processes import NOT_RUN, PASSED, Brake, Judge, Surroundings, Verdict, student_environment
 from hw3utils.course.profiles import PROFILES
 from hw3utils.course.rebuilding import read_leniently, rebuild
 from hw3utils.course.runner import NOTEBOOKS, environment, find_notebooks
 from hw3utils.course.running import keep_small, plan, run, write_verdicts
-from hw3utils.course.sandbox import sandbox_command
-from hw3utils.course.text_pictures import take_in
+from hw3utils.course.sandbox import sandbox_command, sandbox_folders
+from hw3utils.course.text_pictures import take_in_all
 from hw3utils.files import check_writable, file_sha256, read_json, write_json
 from hw3utils.progress import progress
 
@@ -159,7 +158,8 @@ def named_submissions(submissions: Sequence[Path]) -> dict[str, Path]:
         name = f"student-{name}" if name in gradebook.FOLDERS else name or "student"
         if name in named:
             raise ValueError(f"two submissions are called {name!r}; rename one, their reports would be one file.")
-        named[name] = path
+        # Whole: nbgrader works in folders of its own meanwhile.
+        named[name] = path.absolute()
     return named
 
 
@@ -332,11 +332,6 @@ def _within(group: _Class, folder: Path, package: Path) -> Sequence[str]:
     return () if group.sandbox is None else [*group.sandbox, *sandbox_folders(folder, package)]
 
 
-def sandbox_folders(folder: Path, package: Path) -> list[str]:
-    """What a sandbox shows of the submission: its own folder to write in, its copy of the package to read."""
-    return ["--bind", str(folder), str(folder), "--ro-bind", str(package), str(package), "--chdir", str(folder), "--"]
-
-
 def _kernel_folder(spare: Path, file: str, found: HandedIn, number: str) -> Path:
     """The folder that a notebook runs in: the student's number, and what was handed in beside it."""
     folder = spare / file[:2]
@@ -358,12 +353,7 @@ def _read(file: str, found: HandedIn, edition: Any, path: Path, masters: Collect
     except (ValueError, OSError) as error:
         result.problems.append(f"{file} cannot be read as a notebook: {error}.")
         return None
-    texts = {cell.source for cell in edition.cells}
-    for cell in rebuilt.notebook.cells:
-        if cell.cell_type == "markdown" and cell.source not in texts:
-            where = grade_id(cell) or "a text"
-            missing = take_in(cell, found.beside)
-            rebuilt.notes += [f"{where} shows a picture that was not handed in with it: {name}." for name in missing]
+    rebuilt.notes += take_in_all(rebuilt.notebook, edition, found.beside)
     result.problems += [f"{file}: {note}" for note in rebuilt.notes]
     result.problems += [f"{file}: the check {name} {what}; it was put back." for name, what in rebuilt.tampered.items()]
     return rebuilt
@@ -415,7 +405,7 @@ def _write(group: _Class, result: Graded, notebooks: Mapping[str, Any], found: H
         "student": result.student,
         "student_number": result.student_number,
         "submission": result.submission,
-        "handed_in": _time_of(found),
+        "handed_in": time_of(found),
         "automatic": {"points": result.points(), "possible": result.possible(manual=False)},
         "by_hand": {"pending": result.possible(manual=True)},
         "problems": result.problems,
@@ -425,15 +415,6 @@ def _write(group: _Class, result: Graded, notebooks: Mapping[str, Any], found: H
         | {name: importlib.metadata.version(name) for name in ("hw3utils", "nbgrader", "torch", "numpy")},
     }
     write_json(group.out / result.student / "report.json", report | group.settings | more)
-
-
-def _time_of(found: HandedIn) -> str | None:
-    """When a submission was made: by its manifest, else by its newest notebook."""
-    with contextlib.suppress(ValueError, KeyError, TypeError, OSError):
-        made = datetime.fromisoformat(read_json(found.folder / MANIFEST)["made"])
-        return (made if made.tzinfo else made.replace(tzinfo=UTC)).isoformat(timespec="seconds")
-    times = [seconds for path in found.notebooks.values() if (seconds := path.stat().st_mtime) > 0]
-    return datetime.fromtimestamp(max(times), UTC).isoformat(timespec="seconds") if times else None
 
 
 def _say_what_lies_there(found: HandedIn, sources: Collection[str], result: Graded) -> None:

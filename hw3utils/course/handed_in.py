@@ -1,5 +1,6 @@
 """What lies in a submission: a notebook, a folder, or an archive as `hw3 submit` and learning platforms make them."""
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -8,10 +9,11 @@ import zipfile
 import zlib
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
 from hw3utils.course.assignment import STUDENT_FILE
+from hw3utils.files import read_json
 
 MANIFEST = "manifest.json"
 MAX_FILE = 50_000_000
@@ -166,3 +168,12 @@ def _set_time(path: Path, date: tuple[int, ...]) -> None:
     except ValueError:
         seconds = 0.0
     os.utime(path, (seconds, seconds))
+
+
+def time_of(found: HandedIn) -> str | None:
+    """When a submission was made: by its manifest, else by its newest notebook."""
+    with contextlib.suppress(ValueError, KeyError, TypeError, OSError):
+        made = datetime.fromisoformat(read_json(found.folder / MANIFEST)["made"])
+        return (made if made.tzinfo else made.replace(tzinfo=UTC)).isoformat(timespec="seconds")
+    times = [seconds for path in found.notebooks.values() if (seconds := path.stat().st_mtime) > 0]
+    return datetime.fromtimestamp(max(times), UTC).isoformat(timespec="seconds") if times else None

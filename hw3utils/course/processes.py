@@ -23,7 +23,7 @@ from hw3utils.course.checks.building_blocks import SEED_VARIABLE
 from hw3utils.course.judging.line import knock
 from hw3utils.course.profiles import PROFILE_VARIABLE
 from hw3utils.course.runner import plain
-from hw3utils.course.sandbox import MEMORY, PROCESSES
+from hw3utils.course.sandbox import LARGEST_FILE, MEMORY, PROCESSES
 from hw3utils.progress import QUIET_VARIABLE
 
 PASSED, FAILED, SLOW, LOST, NOT_RUN = "passed", "failed", "timed out", "lost", "not run"
@@ -39,6 +39,7 @@ def _hw3_before():
     if sys.platform.startswith("linux"):
         import resource
         resource.setrlimit(resource.RLIMIT_DATA, ({memory}, {memory}))
+        resource.setrlimit(resource.RLIMIT_FSIZE, ({file}, {file}))
         if {processes}:
             resource.setrlimit(resource.RLIMIT_NPROC, ({processes}, {processes}))
 _hw3_before()
@@ -194,7 +195,8 @@ class Kernel:
         self.brake.kernels.add(self)
         try:
             self.client.start_new_kernel_client()
-            self.run(_BEFORE.format(memory=MEMORY, processes=PROCESSES if around.within else 0), 300)
+            limits = {"memory": MEMORY, "file": LARGEST_FILE, "processes": PROCESSES if around.within else 0}
+            self.run(_BEFORE.format(**limits), 300)
         except BaseException:
             self.stop()
             raise

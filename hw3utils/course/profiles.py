@@ -28,7 +28,6 @@ class Profile:
         fid_nearest: 04, samples whose nearest training picture is looked for.
         score_steps: 05, steps of the network for sigma = 1, 3, 7; a quarter of them for each of the others.
         conditional_steps: 06, steps of the network for all sigma; half of them for the one for all t.
-        langevin_samples: 06, points of each chain, four times as many where modes are weighed.
         langevin_steps: 06, steps of the annealed chain at each of 20 levels, even.
         flow_samples: 07, points of each sampler, a multiple of 100.
         flow_steps: 07, optimizer steps of each network.
@@ -48,7 +47,6 @@ class Profile:
     fid_nearest: int
     score_steps: int
     conditional_steps: int
-    langevin_samples: int
     langevin_steps: int
     flow_samples: int
     flow_steps: int
@@ -70,7 +68,6 @@ PROFILES = {
         fid_nearest=300,
         score_steps=10_000,
         conditional_steps=15_000,
-        langevin_samples=1000,
         langevin_steps=100,
         flow_samples=4_000,
         flow_steps=1_500,
@@ -90,7 +87,6 @@ PROFILES = {
         fid_nearest=2_000,
         score_steps=10_000,
         conditional_steps=30_000,
-        langevin_samples=1000,
         langevin_steps=200,
         flow_samples=20_000,
         flow_steps=10_000,
@@ -110,7 +106,6 @@ PROFILES = {
         fid_nearest=2,
         score_steps=8,
         conditional_steps=4,
-        langevin_samples=100,
         langevin_steps=2,
         flow_samples=100,
         flow_steps=4,

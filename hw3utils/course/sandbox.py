@@ -7,6 +7,8 @@ from pathlib import Path
 
 # What a notebook's process may have, in bytes.
 MEMORY = 8 * 2**30
+# What a file that it writes may have.
+LARGEST_FILE = 2**30
 # Processes and threads that a sandbox may hold. A namespace of its own counts them; elsewhere all of the user's count.
 PROCESSES = 512
 
@@ -41,3 +43,8 @@ def sandbox_command() -> list[str]:
         said = " ".join(tried.stderr.split())[:200]
         raise ValueError(f"--sandbox cannot make a sandbox on this machine ({said}); grade in a container.")
     return [program, *places, *alone]
+
+
+def sandbox_folders(folder: Path, package: Path) -> list[str]:
+    """What a sandbox shows of the submission: its own folder to write in, its copy of the package to read."""
+    return ["--bind", str(folder), str(folder), "--ro-bind", str(package), str(package), "--chdir", str(folder), "--"]

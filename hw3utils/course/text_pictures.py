@@ -11,6 +11,8 @@ from urllib.parse import unquote
 from nbformat import NotebookNode
 from PIL import Image, ImageOps
 
+from hw3utils.course.nbgrading import grade_id
+
 # In base64: a larger picture is made smaller.
 _LARGEST = 400_000
 _SIDE = 1600
@@ -56,6 +58,17 @@ def take_in(cell: NotebookNode, beside: Collection[Path]) -> list[str]:
     if kept:
         cell.attachments = kept
     return missing
+
+
+def take_in_all(notebook: NotebookNode, edition: NotebookNode, beside: Collection[Path]) -> list[str]:
+    """Take in the pictures of all that a student wrote; a line for each that is not there."""
+    texts = {cell.source for cell in edition.cells}
+    return [
+        f"{grade_id(cell) or 'a text'} shows a picture that was not handed in with it: {name}."
+        for cell in notebook.cells
+        if cell.cell_type == "markdown" and cell.source not in texts
+        for name in take_in(cell, beside)
+    ]
 
 
 def without_attachments(text: str) -> str:
