@@ -179,7 +179,8 @@ def _read_table(path: Path, reports: Mapping[str, Mapping[str, Any]]) -> list[tu
         if item not in ITEMS:
             raise ValueError(f"{path}, line {n}: {item!r} is no item, expected one of {', '.join(ITEMS)}.")
         try:
-            points = float(str(row.get("points")).strip().replace("," if not comma else "\0", "."))
+            number = str(row.get("points")).strip()
+            points = float(number if comma else number.replace(",", "."))
         except ValueError:
             points = float("nan")
         if not 0 <= points <= ITEMS[item].points:

@@ -73,7 +73,7 @@ def take_in_all(notebook: NotebookNode, edition: NotebookNode, beside: Collectio
 
 def without_attachments(text: str) -> str:
     """A text whose pictures are lost, with words where they stood."""
-    lost = "(a picture was left out of this page: it is too large)"
+    lost = "(a picture was left out of this page)"
     return _PICTURE.sub(lambda found: lost if "attachment:" in found[0] or not found["address"] else found[0], text)
 
 
