@@ -1,6 +1,10 @@
 """Where a network computes, and how: CPU, CUDA or MPS, in fp32 or bf16, compiled or not."""
 
+import contextlib
 import copy
+import os
+from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -29,6 +33,35 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
             f"device {str(name)!r} is not here; take auto, cpu, cuda or mps, as this machine has."
         ) from None
     return device
+
+
+@contextlib.contextmanager
+def together(device: torch.device) -> Iterator[torch.device]:
+    """Join the processes that torchrun has started, if it has, for the length of a `with`; gives this one's device."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield device
+        return
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    # A process may wait long for a slower one; torchrun stops all when one is lost.
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    torch.distributed.init_process_group(backend, timeout=timedelta(days=1))
+    try:
+        yield device
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def process_count() -> int:
+    """How many processes of torch.distributed work together, 1 without it."""
+    joined = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if joined else 1
+
+
+def process_rank() -> int:
+    """The number of this process among those that work together, from 0; the first writes the files."""
+    return torch.distributed.get_rank() if process_count() > 1 else 0
 
 
 def in_precision(network: nn.Module, precision: str) -> nn.Module:

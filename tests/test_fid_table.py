@@ -16,7 +16,7 @@ from hw3utils.devices import in_precision
 from hw3utils.fid import jackknife_error
 from hw3utils.learning.features import feature_extractor
 from hw3utils.noise import sample_in_batches
-from hw3utils.samplers import sample_ddim
+from hw3utils.samplers import ddim_steps, sample_ddim
 from hw3utils.schedules import linear_schedule
 from hw3utils.sprites import load_sprites, sets, tensor_to_images
 from hw3utils.sprites.sets import open_set
@@ -42,10 +42,25 @@ def made(plan, out, **options):
 
 def test_the_cells_are_those_of_the_papers_table():
     cells = fid_table.table_cells()
-    assert len(set(cells)) == len(cells) == 23
-    assert {cell.steps for cell in cells} == {10, 20, 50, 100, 1000}
-    assert {cell.eta for cell in cells if cell.steps == 1000} == {"0", "1", "sigma-hat"}
-    assert all({cell.eta for cell in cells if cell.steps == s} == set(fid_table.ETAS) for s in (10, 20, 50, 100))
+    assert len(set(cells)) == len(cells) == 43
+    assert {cell.steps for cell in cells} == set(fid_table.STEPS)
+    assert {cell.row for cell in cells if cell.steps == 1000} == {"0", "1", "sigma-hat"}
+    assert all({cell.row for cell in cells if cell.steps == s} >= set(fid_table.ETAS) for s in (10, 20, 50, 100))
+    assert set(fid_table.NAMES) == set(fid_table.SAMPLERS) == {cell.row for cell in cells}
+
+
+@pytest.mark.parametrize("steps", [10, 20, 50, 100])
+def test_the_authors_grid_is_that_of_their_code_one_step_later(steps):
+    """Their times count from 0: seq = range(0, 1000, 1000 // S)."""
+    options = fid_table.SAMPLERS["authors"](steps)
+    assert options["steps"] == [t + 1 for t in range(0, 1000, 1000 // steps)]
+    calls = []
+    states = ddim_steps(
+        lambda x, t: calls.append(int(t[0])) or 0 * x, torch.zeros(1, 3), linear_schedule(),
+        steps=options["steps"], t_start=options["t_start"],
+    )  # fmt: skip
+    assert [state.t for state in states] == [*reversed(options["steps"]), 0]
+    assert calls == options["steps"][::-1]
 
 
 def test_pictures_are_those_of_the_sampler_and_what_is_there_is_kept(small, tmp_path):
@@ -63,11 +78,18 @@ def test_pictures_are_those_of_the_sampler_and_what_is_there_is_kept(small, tmp_
     assert np.array_equal(np.concatenate([sets.read_pictures(path) for path in files]), got)
 
 
-def test_shares_make_the_whole_together_and_nothing_twice(small, tmp_path):
-    one, two = (made(small, tmp_path, share=(k, 2)) for k in (1, 2))
+def test_processes_make_the_whole_together_and_nothing_twice(small, tmp_path):
+    shares = []
+    for rank in (0, 1):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(fid_table, "process_count", lambda: 2)
+            patch.setattr(fid_table, "process_rank", lambda rank=rank: rank)
+            shares.append(made(small, tmp_path))
+            assert fid_table.n_files(small) == len(shares[-1]) == 3
+    one, two = shares
     assert not {path for path, _ in one} & {path for path, _ in two}
+    assert len(made(small, tmp_path)) == 6
     assert all(evaluations == 0 for _, evaluations in made(small, tmp_path))
-    assert fid_table.n_files(small) == len(one) + len(two) == 6
 
 
 def test_another_plan_in_the_same_folder_is_refused(small, tmp_path):
@@ -76,8 +98,6 @@ def test_another_plan_in_the_same_folder_is_refused(small, tmp_path):
         made(small | {"precision": "bf16"}, tmp_path)
     with pytest.raises(ValueError, match="multiple of 4"):
         made(small | {"n": 9}, tmp_path)
-    with pytest.raises(ValueError, match="share is 3/2"):
-        made(small, tmp_path, share=(3, 2))
     assert len(made(small | {"n": 12}, tmp_path)) == 9  # more of the same is no other plan
 
 
@@ -89,11 +109,11 @@ def test_the_table_is_measured_from_complete_cells_only(small, tmp_path, monkeyp
     fid_table.picture_files(tmp_path, fid_table.Cell("1", 3), 600)[1].unlink()
     data = load_sprites(n_train=1500, n_test=10)
     rows = dict(fid_table.make_table(tmp_path, feature_extractor("sprites"), data))
-    assert list(rows) == ["floor", "S0003_eta_0", "S0002_eta_sigma-hat"]
-    assert rows["floor"]["fid"] < rows["S0003_eta_0"]["fid"]
-    assert rows["floor"]["confident"] > rows["S0003_eta_0"]["confident"]
+    assert list(rows) == ["floor", "S0003_0", "S0002_sigma-hat"]
+    assert rows["floor"]["fid"] < rows["S0003_0"]["fid"]
+    assert rows["floor"]["confident"] > rows["S0003_0"]["confident"]
     assert rows["floor"]["grammar"] == 1
-    assert rows["S0003_eta_0"]["grammar"] == 0
+    assert rows["S0003_0"]["grammar"] == 0
     row = rows["floor"]
     assert row["n"] == 600
     assert math.isclose(row["error"], jackknife_error(row["without"]))
@@ -209,8 +229,6 @@ def test_a_set_knows_how_many_batches_it_gives(tmp_path):
         (["embedded:test", "embedded:test", "--extractor", "vgg"], "'vgg'"),
         (["embedded:test", "embedded:test", "--inception-weights", "x.pth"], "ask for 'inception'"),
         (["--table", "a"], "leave the sets"),
-        (["--table", "--share", "half", "--out", "{tmp}"], "K/M"),
-        (["--table", "--share", "3/2", "--out", "{tmp}"], "share is 3/2"),
         (["--table", "--n", "750", "--out", "{tmp}"], "multiple of 500"),
     ],
 )

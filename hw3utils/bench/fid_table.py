@@ -1,14 +1,14 @@
-"""The FID table, DDPM against DDIM over steps and eta: the pictures of every cell, made once, and their distances.
+"""The FID table, samplers over steps: the pictures of every cell, made once, and their distances.
 
-A cell is one sampler: DDIM with S steps and some eta, or DDPM's ancestral step with the larger variance (sigma-hat) on
-S steps. Its pictures are kept in files of 500, each written whole; a command that is stopped goes on where it was, and
-several processes may share one folder. Sample i of every cell starts from the same noise, so cells differ by their
-sampler and not by their luck.
+A row is a sampler: DDIM with some eta, DDPM's ancestral step with the larger variance (sigma-hat), both also on other
+grids of times, or DPM-Solver++. A cell is a row at S steps. Its pictures are kept in files of 500, each written whole;
+a command that is stopped goes on where it was, and processes that torchrun starts share the work. Sample i of every
+cell starts from the same noise, so cells differ by their sampler and not by their luck.
 
 Source of the layout: Song, Meng and Ermon 2021, arXiv 2010.02502, table 1.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 import hw3utils
+from hw3utils.devices import process_count, process_rank
 from hw3utils.fid import (
     Estimate,
     FeatureStatistics,
@@ -33,13 +34,13 @@ from hw3utils.files import check_writable, read_json, write_atomically, write_js
 from hw3utils.learning.features import Features
 from hw3utils.learning.weights import pretrained_card
 from hw3utils.noise import sample_in_batches
-from hw3utils.samplers import sample_ddim, sample_ddpm
+from hw3utils.samplers import sample_ddim, sample_ddpm, sample_dpm_solver
 from hw3utils.schedules import NoiseSchedule
 from hw3utils.sprites import SpriteData, draw_sprites, grammar_accepts, outline_share, tensor_to_images
 from hw3utils.sprites.sets import read_pictures
 
 SIGMA_HAT = "sigma-hat"
-STEPS = (10, 20, 50, 100, 1000)
+STEPS = (10, 15, 20, 50, 100, 1000)
 ETAS = ("0", "0.2", "0.5", "1", SIGMA_HAT)
 PLAN = "plan.json"
 STORED_TABLE = Path(__file__).parent.parent / "tables" / "fid_sprites.json"
@@ -48,33 +49,55 @@ COMMON_GROUPS = 10
 BATCH = 100
 
 
+def _authors_grid(S: int) -> dict[str, Any]:
+    """The grid of the DDIM authors' code: t = 1, 1 + 1000 / S, ...; it ends below T, and is shown pure noise there."""
+    grid = list(range(1, 1001, 1000 // S))
+    return {"steps": grid, "t_start": grid[-1]}
+
+
+# What `sample_in_batches` takes for S steps of each row.
+SAMPLERS: dict[str, Callable[[int], dict[str, Any]]] = {
+    **{eta: lambda S, eta=eta: {"sampler": sample_ddim, "eta": float(eta), "steps": S} for eta in ETAS[:-1]},
+    SIGMA_HAT: lambda S: {"sampler": sample_ddpm, "variance": "beta", "steps": S},
+    "quadratic": lambda S: {"sampler": sample_ddim, "spacing": "quadratic", "steps": S},
+    "logsnr": lambda S: {"sampler": sample_ddim, "spacing": "logsnr", "steps": S},
+    "authors": lambda S: {"sampler": sample_ddim, **_authors_grid(S)},
+    "authors-sigma-hat": lambda S: {"sampler": sample_ddpm, "variance": "beta", "clip_x0": True, **_authors_grid(S)},
+    "dpm-solver": lambda S: {"sampler": sample_dpm_solver, "steps": S},
+}
+NAMES = {
+    **{eta: f"DDIM, eta = {eta}" for eta in ETAS[:-1]},
+    SIGMA_HAT: "DDPM, sigma-hat",
+    "quadratic": "DDIM, quadratic grid",
+    "logsnr": "DDIM, log-SNR grid",
+    "authors": "DDIM, authors' grid",
+    "authors-sigma-hat": "DDPM, authors' grid",
+    "dpm-solver": "DPM-Solver++(2M)",
+}
+
+
 class Cell(NamedTuple):
-    """One sampler of the table.
+    """One sampler of the table at one number of steps.
 
     Attributes:
-        eta: "0", "0.2", "0.5", "1" (DDIM), or "sigma-hat".
+        row: a key of `SAMPLERS`: "0", "0.2", "0.5" or "1" for DDIM's eta, "sigma-hat" for DDPM, or one beside them.
         steps: S, evaluations of the network.
     """
 
-    eta: str
+    row: str
     steps: int
 
     @property
     def folder(self) -> str:
         """Name of the folder of its pictures."""
-        return f"S{self.steps:04d}_eta_{self.eta}"
-
-    def sampler(self) -> dict[str, Any]:
-        """What `sample_in_batches` takes for this cell."""
-        if self.eta == SIGMA_HAT:
-            return {"sampler": sample_ddpm, "variance": "beta", "steps": self.steps}
-        return {"sampler": sample_ddim, "eta": float(self.eta), "steps": self.steps}
+        return f"S{self.steps:04d}_{self.row}"
 
 
 def table_cells() -> list[Cell]:
-    """The 23 cells, in the order in which they are worth having: at S = 1000 only eta = 0, 1 and sigma-hat."""
-    short = [Cell(eta, steps) for steps in STEPS[:-1] for eta in ETAS]
-    return short + [Cell(eta, STEPS[-1]) for eta in (SIGMA_HAT, "0", "1")]
+    """The 43 cells, in the order in which they are worth having: at S = 1000 only eta = 0, 1 and sigma-hat."""
+    short = [Cell(row, steps) for steps in (10, 20, 50, 100) for row in SAMPLERS if row != "dpm-solver"]
+    solver = [Cell("dpm-solver", steps) for steps in (10, 15, 20, 50)]
+    return short + solver + [Cell(row, 1000) for row in (SIGMA_HAT, "0", "1")]
 
 
 def picture_files(out: str | Path, cell: Cell, n: int) -> list[Path]:
@@ -88,10 +111,9 @@ def make_pictures(
     plan: dict[str, Any],
     *,
     out: str | Path,
-    share: tuple[int, int] = (1, 1),
     device: torch.device | str = "cpu",
 ) -> Iterator[tuple[Path, int]]:
-    """Make what is missing of the table's pictures, file by file.
+    """Make what is missing of the table's pictures, file by file; each process of torch.distributed its share.
 
     Args:
         eps_model: the network.
@@ -99,7 +121,6 @@ def make_pictures(
         plan: what all pictures of a folder have in common: "weights" (hash), "precision", "seed", "n" (pictures a cell
             up to S = 100), "n_1000" (pictures a cell at S = 1000), both multiples of 500.
         out: the folder.
-        share: (k, m): every m-th file from the k-th on, for m processes that share the folder.
         device: where to sample.
 
     Yields:
@@ -113,11 +134,8 @@ def make_pictures(
     for name in ("n", "n_1000"):
         if plan[name] % PICTURES_A_FILE:
             raise ValueError(f"{name} is {plan[name]}, expected a multiple of {PICTURES_A_FILE}.")
-    part, parts = share
-    if not 1 <= part <= parts:
-        raise ValueError(f"share is {part}/{parts}, expected k/m with k in 1..m.")
     check_plan(out, plan)
-    for cell, index, path in _wanted(out, plan)[part - 1 :: parts]:
+    for cell, index, path in _wanted(out, plan):
         if path.exists():
             yield path, 0
             continue
@@ -129,7 +147,7 @@ def make_pictures(
             batch_size=BATCH,
             seed=plan["seed"],
             device=device,
-            **cell.sampler(),
+            **SAMPLERS[cell.row](cell.steps),
         )
         images = tensor_to_images(pictures)
         write_atomically(path, lambda temporary, images=images: _save(temporary, images))
@@ -137,17 +155,18 @@ def make_pictures(
 
 
 def _wanted(out: Path, plan: dict[str, Any]) -> list[tuple[Cell, int, Path]]:
-    """Every file of the table: its cell, its number in the cell, its path."""
-    return [
+    """The files of the table that are this process's to make: cell, number in the cell, path."""
+    files = [
         (cell, index, path)
         for cell in table_cells()
         for index, path in enumerate(picture_files(out, cell, plan["n_1000" if cell.steps == 1000 else "n"]))
     ]
+    return files[process_rank() :: process_count()]
 
 
-def n_files(plan: dict[str, Any], share: tuple[int, int] = (1, 1)) -> int:
-    """How many files a share of the plan has."""
-    return len(_wanted(Path(), plan)[share[0] - 1 :: share[1]])
+def n_files(plan: dict[str, Any]) -> int:
+    """How many files of the plan are this process's to make."""
+    return len(_wanted(Path(), plan))
 
 
 def _save(path: Path, images: np.ndarray) -> None:
@@ -266,12 +285,12 @@ def make_table(out: str | Path, features: Features, data: SpriteData) -> Iterato
         files = picture_files(out, cell, plan["n_1000" if cell.steps == 1000 else "n"])
         if all(path.exists() for path in files):
             images = [read_pictures(path) for path in files]
-            row = {"eta": cell.eta, "steps": cell.steps, **measure(images, features, reference, data)}
+            row = {"row": cell.row, "steps": cell.steps, **measure(images, features, reference, data)}
             yield cell.folder, row
 
 
 def table_text(rows: dict[str, Any]) -> str:
-    """The table in the layout of the DDIM paper: a line for each eta, a column for each S; FID +- standard error.
+    """The table in the layout of the DDIM paper: a line for each sampler, a column for each S; FID +- standard error.
 
     All numbers are of as many pictures, the first groups that every cell has: FIDs of different N cannot be compared.
     """
@@ -282,13 +301,12 @@ def table_text(rows: dict[str, Any]) -> str:
     floor = rows["floor"]
     lines = [
         f"FID in sprites features, {floor['common']['n']} pictures a cell",
-        " " * 16 + "".join(f"S = {steps}".rjust(14) for steps in STEPS),
+        " " * 21 + "".join(f"S = {steps}".rjust(14) for steps in STEPS),
     ]
-    for eta in ETAS:
-        cells = [rows.get(Cell(eta, steps).folder) for steps in STEPS]
+    for row, name in NAMES.items():
+        cells = [rows.get(Cell(row, steps).folder) for steps in STEPS]
         texts = ["-" if cell is None else number(cell) for cell in cells]
-        name = f"eta = {eta}" if eta != SIGMA_HAT else "DDPM, sigma-hat"
-        lines.append(name.ljust(16) + "".join(text.rjust(14) for text in texts))
+        lines.append(name.ljust(21) + "".join(text.rjust(14) for text in texts))
     lines.append(f"floor: {floor['common']['n']} new pictures of the grammar {number(floor)}")
     return "\n".join(lines)
 
@@ -312,7 +330,7 @@ def write_table(path: str | Path, out: str | Path, rows: dict[str, Any], data: S
     return write_json(
         path,
         {
-            "what": "FID on sprites features of DDIM (eta) and DDPM (sigma-hat) samples against the training set",
+            "what": "FID on sprites features of the samples of DDIM, DDPM and DPM-Solver++ against the training set",
             "command": command,
             "plan": read_json(Path(out) / PLAN),
             "features": {"name": "sprites", "sha256": pretrained_card("classifier")["sha256"]},

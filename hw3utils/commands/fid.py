@@ -33,7 +33,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=count, default=250, help="pictures at once")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     cut_arguments(parser)
-    parser.add_argument("--table", action="store_true", help="instead: DDPM against DDIM over steps and eta, resumable")
+    parser.add_argument("--table", action="store_true", help="instead: samplers over steps; resumable")
     parser.add_argument(
         "--out", type=Path, default=Path("out/fid"), help="--table: folder of its pictures and fid.json"
     )
@@ -42,21 +42,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--compile", action="store_true", help="--table: compile the network (needs a C++ compiler)")
     parser.add_argument("--n-1000", type=count, default=5000, help="--table: pictures of each cell of 1000 steps")
-    parser.add_argument(
-        "--share", default="1/1", metavar="K/M", help="--table: make every M-th file only, from the K-th on"
-    )
 
 
 def call(args: argparse.Namespace) -> int:
     """Measure and print."""
-    from hw3utils.devices import resolve_device
+    from hw3utils.devices import resolve_device, together
     from hw3utils.fid import distance_of, feature_statistics, kid
     from hw3utils.learning.features import feature_extractor
     from hw3utils.sprites.sets import open_set
 
     device = resolve_device(args.device)
     if args.table:
-        return _table(args, device)
+        with together(device) as device:
+            return _table(args, device)
     if len(args.sets) != 2:
         raise ValueError(f"hw3 fid compares two sets of pictures, got {len(args.sets)}; see hw3 fid --help.")
     extractor = feature_extractor(args.extractor, inception_weights=args.inception_weights, device=device)
@@ -85,9 +83,11 @@ def call(args: argparse.Namespace) -> int:
 
 def _table(args: argparse.Namespace, device: "torch.device") -> int:
     """Make what is missing of the table's pictures, measure them, and write the table."""
+    import torch
+
     from hw3utils import load_pretrained, pretrained_card
     from hw3utils.bench import fid_table
-    from hw3utils.devices import compiled, in_precision
+    from hw3utils.devices import compiled, in_precision, process_count, process_rank
     from hw3utils.learning.features import feature_extractor
     from hw3utils.sprites import load_sprites
 
@@ -95,7 +95,6 @@ def _table(args: argparse.Namespace, device: "torch.device") -> int:
         raise ValueError(
             "--table measures the shipped weights in sprites features; leave the sets and --extractor out."
         )
-    share = _share(args.share)
     network, schedule = load_pretrained("sprites", device=device)
     make = compiled if args.compile else in_precision
     plan = {
@@ -107,8 +106,8 @@ def _table(args: argparse.Namespace, device: "torch.device") -> int:
         "n_1000": args.n_1000,
     }
     model = make(network, args.precision)
-    files = fid_table.make_pictures(model, schedule, plan, out=args.out, share=share, device=device)
-    total = fid_table.n_files(plan, share)
+    files = fid_table.make_pictures(model, schedule, plan, out=args.out, device=device)
+    total = fid_table.n_files(plan)
     try:
         for _ in progress(files, desc=f"pictures in {args.out}", unit="file", total=total):
             pass
@@ -116,6 +115,10 @@ def _table(args: argparse.Namespace, device: "torch.device") -> int:
         close_bars()
         print(f"stopped; the same command goes on with what is missing in {args.out}", file=sys.stderr)
         return 130
+    if process_count() > 1:
+        torch.distributed.barrier()
+    if process_rank() > 0:
+        return 0
     data = load_sprites()
     rows = dict(progress(fid_table.make_table(args.out, feature_extractor("sprites"), data), desc="measuring"))
     command = f"hw3 {' '.join(sys.argv[1:])}"
@@ -123,12 +126,3 @@ def _table(args: argparse.Namespace, device: "torch.device") -> int:
     print(fid_table.table_text(rows))
     print(f"{len(rows) - 1} of {len(fid_table.table_cells())} cells are complete; the numbers are in {path}")
     return 0
-
-
-def _share(text: str) -> tuple[int, int]:
-    """K and M of --share K/M."""
-    try:
-        k, m = (int(number) for number in text.split("/"))
-    except ValueError:
-        raise ValueError(f"--share is {text!r}, expected K/M, such as 1/2.") from None
-    return k, m

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -58,11 +57,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def call(args: argparse.Namespace) -> int:
     """Train to the end, or to Ctrl-C (130), after which --resume goes on."""
-    import torch
 
-    from hw3utils.devices import resolve_device
+    from hw3utils.devices import resolve_device, together
     from hw3utils.files import check_writable
-    from hw3utils.learning.recipes import process_count
     from hw3utils.learning.run_files import POINTER
 
     config = _config(args)
@@ -70,16 +67,8 @@ def call(args: argparse.Namespace) -> int:
     if not args.resume and (args.out / POINTER).exists():
         raise ValueError(f"{args.out} already holds a checkpoint; add --resume or choose another --out.")
     check_writable(args.out)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        if device.type == "cuda":
-            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-            torch.cuda.set_device(device)
-        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
+    with together(device) as device:
         return _train(args, config, device)
-    finally:
-        if process_count() > 1:
-            torch.distributed.destroy_process_group()
 
 
 def _config(args: argparse.Namespace) -> "TrainConfig":
@@ -99,14 +88,15 @@ def _config(args: argparse.Namespace) -> "TrainConfig":
 
 def _train(args: argparse.Namespace, config: "TrainConfig", device: "torch.device") -> int:
     """Load the data and train; the process that writes the files says how it goes."""
+    from hw3utils.devices import process_rank
     from hw3utils.files import read_json
     from hw3utils.learning.classifier import train_classifier
-    from hw3utils.learning.recipes import is_main_process, train_sprites
+    from hw3utils.learning.recipes import train_sprites
     from hw3utils.learning.run_files import POINTER
     from hw3utils.sprites import load_sprites
     from hw3utils.watch import PAGE
 
-    say = print if is_main_process() else lambda *_, **__: None
+    say = print if process_rank() == 0 else lambda *_, **__: None
     pointer = args.out / POINTER
     if args.resume and not pointer.exists():
         # A run killed before its first checkpoint is resumed from its beginning.
@@ -121,14 +111,14 @@ def _train(args: argparse.Namespace, config: "TrainConfig", device: "torch.devic
         say(f"data: {data.source}, {len(data.train_images)} pictures to train on")
         steps = train_sprites(data, config, **options)
         side = data.side
-    watch = _watch(args, config, side) if is_main_process() else None
+    watch = _watch(args, config, side) if process_rank() == 0 else None
     say(
         f"{config.steps} steps of {config.batch_size} on {device}, {config.precision}; writing to {args.out}, "
         f"watch it on {args.out / PAGE}",
         flush=True,
     )
     if not _go_through(steps, config, device, watch):
-        if is_main_process():
+        if process_rank() == 0:
             print(
                 f"stopped; step {read_json(pointer)['step']} is saved in {args.out}, "
                 "go on with the same command and --resume",
@@ -150,13 +140,15 @@ def _watch(args: argparse.Namespace, config: "TrainConfig", side: int | None) ->
 
 def _go_through(steps: "Iterator[Step]", config: "TrainConfig", device: "torch.device", watch: "Watch | None") -> bool:
     """Go through the steps behind a progress bar; False when Ctrl-C ended them, with the run saved."""
-    from hw3utils.learning.recipes import is_main_process, process_count
+    from hw3utils.devices import process_count, process_rank
 
     bar, smoothed = None, 0.0
     with _interruptible() as caught:
         for step in steps:
             if bar is None:
-                bar = progress(None, total=config.steps, initial=step.step - 1, desc="training", show=is_main_process())
+                bar = progress(
+                    None, total=config.steps, initial=step.step - 1, desc="training", show=process_rank() == 0
+                )
             if watch:
                 watch.see(step)
             smoothed = step.loss if smoothed == 0 else 0.98 * smoothed + 0.02 * step.loss

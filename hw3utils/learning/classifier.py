@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hw3utils.arguments import check_number
+from hw3utils.devices import process_rank
 from hw3utils.learning.networks import SpriteClassifier
 from hw3utils.learning.objectives import Batch
-from hw3utils.learning.recipes import is_main_process, run_facts
+from hw3utils.learning.recipes import run_facts
 from hw3utils.learning.run_files import read_average
 from hw3utils.learning.training import Step, TrainConfig, seeded, train
 from hw3utils.learning.weights import save_weights
@@ -122,7 +123,7 @@ def train_classifier(
     yield from train(
         network, (pictures, attributes), objective, config, heldout=heldout, out=out, resume=resume, capture=capture
     )
-    if is_main_process():
+    if process_rank() == 0:
         average = read_average(out)
         network.load_state_dict(average)
         right = accuracy(network.cpu().eval(), test_pictures, test_attributes)

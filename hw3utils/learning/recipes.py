@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import hw3utils
+from hw3utils.devices import process_rank
 from hw3utils.learning.networks import UNet
 from hw3utils.learning.objectives import DiffusionObjective
 from hw3utils.learning.run_files import read_average, read_history
@@ -80,7 +81,7 @@ def train_sprites(
     yield from train(
         network, pictures, objective, config, heldout=heldout_tensors(data), out=out, resume=resume, capture=capture
     )
-    if is_main_process():
+    if process_rank() == 0:
         save_weights(
             Path(out) / "weights.safetensors",
             read_average(out),
@@ -88,17 +89,6 @@ def train_sprites(
             schedule=schedule,
             card=run_card(data, config, out=out, device=device, objective=objective),
         )
-
-
-def is_main_process() -> bool:
-    """Whether this process writes the files: always, but for ranks above 0 of torch.distributed."""
-    return process_count() == 1 or torch.distributed.get_rank() == 0
-
-
-def process_count() -> int:
-    """How many processes of torch.distributed train together, 1 without it."""
-    together = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed.get_world_size() if together else 1
 
 
 def run_card(
