@@ -189,8 +189,8 @@ MUTATIONS = [
         "04",
         "sigma-hat sampled with the posterior variance",
         "bench/fid_table.py",
-        '{"sampler": sample_ddpm, "variance": "beta", "steps": self.steps}',
-        '{"sampler": sample_ddpm, "variance": "posterior", "steps": self.steps}',
+        '{"sampler": sample_ddpm, "variance": "beta", "steps": S}',
+        '{"sampler": sample_ddpm, "variance": "posterior", "steps": S}',
     ),
     Mutation(
         "04",
