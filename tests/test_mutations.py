@@ -180,10 +180,10 @@ MUTATIONS = [
     Mutation("04", "slope of the line for its end", "fid.py", ".convert().coef[0]", ".convert().coef[1]"),
     Mutation(
         "04",
-        "the wrong column of the table: all pictures for the common ones",
+        "the difference of two cells with the wrong sign",
         "bench/fid_table.py",
-        'return Estimate(one["fid"] - two["fid"], jackknife_error(change))',
         'return Estimate(row_1["fid"] - row_2["fid"], jackknife_error(change))',
+        'return Estimate(row_2["fid"] - row_1["fid"], jackknife_error(change))',
     ),
     Mutation(
         "04",

@@ -45,7 +45,8 @@ ETAS = ("0", "0.2", "0.5", "1", SIGMA_HAT)
 PLAN = "plan.json"
 STORED_TABLE = Path(__file__).parent.parent / "tables" / "fid_sprites.json"
 PICTURES_A_FILE = 500
-COMMON_GROUPS = 10
+GROUPS = 20
+SIZES = (500, 1000, 2000, 5000, 10_000)
 BATCH = 100
 
 
@@ -118,8 +119,8 @@ def make_pictures(
     Args:
         eps_model: the network.
         schedule: its schedule.
-        plan: what all pictures of a folder have in common: "weights" (hash), "precision", "seed", "n" (pictures a cell
-            up to S = 100), "n_1000" (pictures a cell at S = 1000), both multiples of 500.
+        plan: what all pictures of a folder have in common: "weights" (hash), "precision", "compiled", "seed", and "n",
+            pictures a cell.
         out: the folder.
         device: where to sample.
 
@@ -127,13 +128,10 @@ def make_pictures(
         (file, evaluations it took), 0 evaluations for a file that was there.
 
     Raises:
-        ValueError: when the folder holds pictures of another plan, or numbers do not fit.
+        ValueError: when the folder holds pictures of another plan.
         OSError: when a file cannot be written.
     """
     out = check_writable(out)
-    for name in ("n", "n_1000"):
-        if plan[name] % PICTURES_A_FILE:
-            raise ValueError(f"{name} is {plan[name]}, expected a multiple of {PICTURES_A_FILE}.")
     check_plan(out, plan)
     for cell, index, path in _wanted(out, plan):
         if path.exists():
@@ -157,9 +155,7 @@ def make_pictures(
 def _wanted(out: Path, plan: dict[str, Any]) -> list[tuple[Cell, int, Path]]:
     """The files of the table that are this process's to make: cell, number in the cell, path."""
     files = [
-        (cell, index, path)
-        for cell in table_cells()
-        for index, path in enumerate(picture_files(out, cell, plan["n_1000" if cell.steps == 1000 else "n"]))
+        (cell, index, path) for cell in table_cells() for index, path in enumerate(picture_files(out, cell, plan["n"]))
     ]
     return files[process_rank() :: process_count()]
 
@@ -175,11 +171,11 @@ def _save(path: Path, images: np.ndarray) -> None:
 
 
 def check_plan(out: Path, plan: dict[str, Any]) -> None:
-    """Write the plan of a new folder, or compare it with that of an old one, where only the sizes may have grown."""
+    """Write the plan of a new folder, or compare it with that of an old one, where only the size may have grown."""
     path = out / PLAN
     if path.exists():
         before = read_json(path)
-        for name in plan.keys() - {"n", "n_1000"}:
+        for name in plan.keys() - {"n"}:
             if before.get(name) != plan[name]:
                 raise ValueError(
                     f"{out} holds pictures made with {name} = {before.get(name)!r}, not {plan[name]!r}; "
@@ -218,40 +214,30 @@ def by_size(groups: list[FeatureStatistics], reference: FeatureStatistics) -> di
     return found
 
 
-def measure(
-    images: list[np.ndarray], features: Features, reference: FeatureStatistics, data: SpriteData
-) -> dict[str, Any]:
+def measure(images: np.ndarray, features: Features, reference: FeatureStatistics, data: SpriteData) -> dict[str, Any]:
     """Everything that the table says of one set of pictures.
 
     Args:
-        images: disjoint groups of pictures of one size, uint8 (N, 16, 16, 3).
+        images: the pictures, uint8 (N, 16, 16, 3), N a multiple of 20: the errors are those of 20 groups.
         features: the sprites features.
         reference: statistics of the training set.
         data: the embedded sprites, for KID (training pictures) and the nearest neighbours.
 
     Returns:
-        "n", "fid", "error" (jackknife), "without" (FID with each group left out), "common" (the same of the first 10
-        groups, which every cell has: for comparisons), "by_size", "fid_infinity", "kid", "kid_error", and of the first
-        500 pictures: "confident", "grammar", "outline" and "nearest" (median distance to the nearest training picture,
-        in levels).
+        "n", "fid", "error" (jackknife), "without" (FID with each group left out), "by_size", "fid_infinity", "kid",
+        "kid_error", and of the first 500 pictures: "confident", "grammar" (share that keeps its rules within 24
+        levels), "outline" and "nearest" (median distance to the nearest training picture, in levels).
     """
-    groups = [feature_statistics(group, features) for group in images]
+    groups = [feature_statistics(group, features) for group in np.split(images, GROUPS)]
     sizes = by_size(groups, reference)
     without = leave_one_out(groups, reference)
-    first = images[0]
-    common = groups[:COMMON_GROUPS]
-    together = np.concatenate(images)
-    kernel = kid(data.train_images[: len(together)], together, extractor=features)
+    first = images[:PICTURES_A_FILE]
+    kernel = kid(data.train_images[: len(images)], images, extractor=features)
     return {
-        "n": len(together),
-        "fid": sizes[len(together)][0],
+        "n": len(images),
+        "fid": sizes[len(images)][0],
         "error": jackknife_error(without),
         "without": without,
-        "common": {
-            "n": sum(group.n for group in common),
-            "fid": distance_of(merged(common), reference),
-            "without": leave_one_out(common, reference),
-        },
         "by_size": {str(n): list(pair) for n, pair in sizes.items()},
         "fid_infinity": at_infinity(list(sizes), [value for value, _ in sizes.values()]),
         "kid": kernel.value,
@@ -280,48 +266,44 @@ def make_table(out: str | Path, features: Features, data: SpriteData) -> Iterato
     plan = read_json(Path(out) / PLAN)
     reference = feature_statistics(data.train_images, features)
     fresh = draw_sprites(plan["n"], seed=plan["seed"] + 1_000)[0]
-    yield "floor", measure(np.split(fresh, plan["n"] // PICTURES_A_FILE), features, reference, data)
+    yield "floor", measure(fresh, features, reference, data)
     for cell in table_cells():
-        files = picture_files(out, cell, plan["n_1000" if cell.steps == 1000 else "n"])
+        files = picture_files(out, cell, plan["n"])
         if all(path.exists() for path in files):
-            images = [read_pictures(path) for path in files]
+            images = np.concatenate([read_pictures(path) for path in files])
             row = {"row": cell.row, "steps": cell.steps, **measure(images, features, reference, data)}
             yield cell.folder, row
 
 
 def table_text(rows: dict[str, Any]) -> str:
-    """The table in the layout of the DDIM paper: a line for each sampler, a column for each S; FID +- standard error.
-
-    All numbers are of as many pictures, the first groups that every cell has: FIDs of different N cannot be compared.
-    """
+    """The table in the layout of the DDIM paper, FID +- standard error: a line a sampler, a column for each S."""
 
     def number(row: dict[str, Any]) -> str:
-        return f"{row['common']['fid']:.2f} +- {jackknife_error(row['common']['without']):.2f}"
+        return f"{row['fid']:.2f} +- {row['error']:.2f}"
 
     floor = rows["floor"]
     lines = [
-        f"FID in sprites features, {floor['common']['n']} pictures a cell",
+        f"FID in sprites features, {floor['n']} pictures a cell",
         " " * 21 + "".join(f"S = {steps}".rjust(14) for steps in STEPS),
     ]
     for row, name in NAMES.items():
         cells = [rows.get(Cell(row, steps).folder) for steps in STEPS]
         texts = ["-" if cell is None else number(cell) for cell in cells]
         lines.append(name.ljust(21) + "".join(text.rjust(14) for text in texts))
-    lines.append(f"floor: {floor['common']['n']} new pictures of the grammar {number(floor)}")
+    lines.append(f"floor: {floor['n']} new pictures of the grammar {number(floor)}")
     return "\n".join(lines)
 
 
 def paired_difference(row_1: dict[str, Any], row_2: dict[str, Any]) -> Estimate:
-    """FID of one cell less that of another, of as many pictures from the same starting noises, with standard error.
+    """FID of one cell less that of another, from the same starting noises, with standard error.
 
     Raises:
-        ValueError: when the cells have no groups in common.
+        ValueError: when the cells have different numbers of pictures.
     """
-    one, two = row_1["common"], row_2["common"]
-    if one["n"] != two["n"]:
-        raise ValueError(f"the cells have {one['n']} and {two['n']} pictures in common groups, expected the same.")
-    change = [a - b for a, b in zip(one["without"], two["without"], strict=True)]
-    return Estimate(one["fid"] - two["fid"], jackknife_error(change))
+    if row_1["n"] != row_2["n"]:
+        raise ValueError(f"the cells have {row_1['n']} and {row_2['n']} pictures, expected the same.")
+    change = [a - b for a, b in zip(row_1["without"], row_2["without"], strict=True)]
+    return Estimate(row_1["fid"] - row_2["fid"], jackknife_error(change))
 
 
 def write_table(path: str | Path, out: str | Path, rows: dict[str, Any], data: SpriteData, command: str) -> Path:

@@ -25,7 +25,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--extractor", default="sprites", help="features to measure in: sprites (shipped) or inception")
     parser.add_argument("--inception-weights", type=Path, metavar="FILE", help="weights of the Inception network")
-    parser.add_argument("--n", type=count, help="most pictures of each set, a random part (default: all; 5000 samples)")
+    parser.add_argument(
+        "--n",
+        type=count,
+        help="most pictures of each set, a random part (default: all; 5000 samples; --table: 10000 a cell)",
+    )
     parser.add_argument("--kid", action="store_true", help="also the kernel distance, with its standard error")
     parser.add_argument("--steps", type=count, default=50, help="weights: steps of DDIM")
     parser.add_argument("--eta", type=float, default=0.0, help="weights: eta of DDIM")
@@ -41,7 +45,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--precision", choices=["fp32", "bf16"], default="fp32", help="--table: arithmetic of the sampling"
     )
     parser.add_argument("--compile", action="store_true", help="--table: compile the network (needs a C++ compiler)")
-    parser.add_argument("--n-1000", type=count, default=5000, help="--table: pictures of each cell of 1000 steps")
 
 
 def call(args: argparse.Namespace) -> int:
@@ -95,6 +98,9 @@ def _table(args: argparse.Namespace, device: "torch.device") -> int:
         raise ValueError(
             "--table measures the shipped weights in sprites features; leave the sets and --extractor out."
         )
+    if args.n not in (None, *fid_table.SIZES):
+        sizes = ", ".join(map(str, fid_table.SIZES))
+        raise ValueError(f"--n is {args.n}, expected for --table one of {sizes}.")
     network, schedule = load_pretrained("sprites", device=device)
     make = compiled if args.compile else in_precision
     plan = {
@@ -102,8 +108,7 @@ def _table(args: argparse.Namespace, device: "torch.device") -> int:
         "precision": args.precision,
         "compiled": args.compile,
         "seed": args.seed,
-        "n": args.n or 10_000,
-        "n_1000": args.n_1000,
+        "n": args.n or max(fid_table.SIZES),
     }
     model = make(network, args.precision)
     files = fid_table.make_pictures(model, schedule, plan, out=args.out, device=device)
