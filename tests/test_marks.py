@@ -95,6 +95,16 @@ def score_of_nbgrader(out, student):
         return book.find_submission(ASSIGNMENT, student).score
 
 
+def test_points_are_the_judges_whatever_the_outputs_say(homework, tmp_path, monkeypatch):
+    """nbgrader reads a check's points from the outputs of its cell, where a student's process writes too."""
+    monkeypatch.setattr(grade, "write_verdicts", lambda notebook, verdicts: None)
+    folder = hand_in(tmp_path / "in" / "eve", homework, "def double(x): return 3", "Because.", "4711")
+    grade.grade([folder], tmp_path / "out", timeout=60, seed=3)
+    main(["marks", str(tmp_path / "out")])
+    assert [row["Q1.P1"] for row in rows(tmp_path / "out" / "marks.csv")] == ["0"]
+    assert score_of_nbgrader(tmp_path / "out", "eve") == 0
+
+
 def test_what_nobody_has_read_is_no_mark_yet(graded, capsys):
     out = graded / "out"
     assert main(["marks", str(out), "--due", "2020-01-01T00:00"]) == 1

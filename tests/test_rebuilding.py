@@ -234,3 +234,16 @@ def test_what_a_page_would_be_too_large_for_is_cut_and_says_so():
     assert "characters ..." in text
     assert "left out: image/png of 5.0 MB" in text
     nbformat.validate(notebook)
+
+
+def test_no_flood_of_outputs_takes_the_room_of_a_verdict():
+    """nbgrader counts a check without an error among its outputs as passed."""
+    flood = [nbformat.v4.new_output("display_data", data={"text/html": "y" * 1000}) for _ in range(4000)]
+    failed = nbformat.v4.new_output("error", ename="AssertionError", evalue="failed", traceback=["failed"])
+    metadata = {"nbgrader": {"grade": True, "grade_id": "Q1-P1-check"}}
+    cells = [new_code_cell("flood()", outputs=flood), new_code_cell("check()", outputs=[failed], metadata=metadata)]
+    notebook = new_notebook(cells=cells)
+    keep_small(notebook)
+    assert [output.output_type for output in notebook.cells[1].outputs] == ["error"]
+    assert len(nbformat.writes(notebook)) < 4_000_000
+    assert "further outputs of this cell" in notebook.cells[0].outputs[-1].text

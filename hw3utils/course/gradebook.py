@@ -156,8 +156,11 @@ def _take(course: Course, student: str, report: Mapping[str, Any], before: Mappi
     old, waiting = pending["texts"], pending["waiting"]
     course.take(student)
     changed = dict(before.get("changed", {}))
+    judged = {cell["cell"]: cell["points"] for cell in report["cells"] if not ITEMS[cell["item"]].manual}
     with opened(course) as book:
         for grade in grades_of(book, student):
+            # The points of a check are the judge's, whatever nbgrader reads from the outputs.
+            grade.auto_score = judged.get(grade.name, grade.auto_score)
             file = f"{grade.notebook.name}.ipynb"
             same = before.get("answers", {}).get(file, {}).get(grade.name) == report["answers"][file][grade.name]
             if grade.manual_score is None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import secrets
 import subprocess
@@ -16,7 +17,7 @@ import psutil
 from nbclient import NotebookClient
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
-from nbformat.v4 import new_code_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from hw3utils.course.assignment import STUDENT_VARIABLE
 from hw3utils.course.checks.building_blocks import SEED_VARIABLE
@@ -27,15 +28,34 @@ from hw3utils.course.sandbox import LARGEST_FILE, MEMORY, PROCESSES
 from hw3utils.progress import QUIET_VARIABLE
 
 PASSED, FAILED, SLOW, LOST, NOT_RUN = "passed", "failed", "timed out", "lost", "not run"
+# What of one cell's output is taken, in bytes: one that prints without end fills no memory of the grader's.
+MOST_OUTPUT = 5_000_000
+_NOTE = f"\n(left out: what follows the first {MOST_OUTPUT / 1e6:.0f} MB of this cell's output)\n"
 # In the environment of a student's process and of all that it starts, so that they end with it.
 _TOKEN = "HW3_SESSION"
-# A student's `%reset` would take the homework's names with it, and his own; a cell costs no more than itself.
+# A student's `%reset` would take the homework's names with it, and his own; a cell costs no more than itself. What it
+# prints beyond a limit stays in its process: gigabytes would wait for the grader to read them.
 _BEFORE = """
 def _hw3_before():
     import sys
 
     import hw3utils.course.judging.student_end
-    get_ipython().register_magic_function(lambda line="": None, magic_name="reset")
+    shell, left = get_ipython(), [0]
+    shell.register_magic_function(lambda line="": None, magic_name="reset")
+    shell.events.register("pre_run_cell", lambda info: left.__setitem__(0, {output}))
+
+    def shortened(message):
+        text, room = message["content"]["text"], left[0]
+        left[0] -= len(text)
+        if room <= 0:
+            return None
+        if len(text) > room:
+            message["content"]["text"] = text[:room] + {note!r}
+        return message
+
+    for stream in (sys.stdout, sys.stderr):
+        # A hook holds in the thread that registers it, and another one sends.
+        stream.pub_thread.schedule(lambda stream=stream: stream.register_hook(shortened))
     if sys.platform.startswith("linux"):
         import resource
         resource.setrlimit(resource.RLIMIT_DATA, ({memory}, {memory}))
@@ -168,6 +188,29 @@ class Down(Exception):
     """The student's process hangs, or is gone."""
 
 
+class _Client(NotebookClient):
+    """nbclient's, which takes the first outputs of a cell and its error, and joins what one stream says in a row."""
+
+    taken = 0
+
+    def output(self, outs: list[NotebookNode], msg: dict[str, Any], *where: Any) -> NotebookNode | None:
+        """Take an output, or leave it out where there is too much before it."""
+        if not outs or self.clear_before_next_output:
+            self.taken = 0
+        kind, content, before = msg["msg_type"], msg["content"], self.taken
+        if before > 2 * MOST_OUTPUT and kind != "error":
+            if before != math.inf:
+                outs.append(new_output("stream", name="stderr", text=_NOTE))
+            self.taken = math.inf
+            return None
+        self.taken += len(json.dumps(content, default=str))
+        last = outs[-1] if outs and not self.clear_before_next_output else {}
+        if kind == last.get("output_type") == "stream" and content["name"] == last["name"]:
+            last["text"] += content["text"]
+            return None
+        return super().output(outs, msg, *where)
+
+
 class Kernel:
     """A student's process, which runs cells one by one."""
 
@@ -176,10 +219,11 @@ class Kernel:
         if self.brake.pulled:
             raise KeyboardInterrupt
         options = {"timeout": None, "allow_errors": True, "interrupt_on_timeout": False, "iopub_timeout": 10}
-        self.client = NotebookClient(
+        self.client = _Client(
             new_notebook(cells=[new_code_cell()]),
             kernel_name="python3",
             extra_arguments=["--IPKernelApp.log_level=50"],
+            store_widget_state=False,
             **options,
         )
         self.client.km = self.client.create_kernel_manager()
@@ -196,7 +240,7 @@ class Kernel:
         try:
             self.client.start_new_kernel_client()
             limits = {"memory": MEMORY, "file": LARGEST_FILE, "processes": PROCESSES if around.within else 0}
-            self.run(_BEFORE.format(**limits), 300)
+            self.run(_BEFORE.format(output=MOST_OUTPUT, note=_NOTE, **limits), 300)
         except BaseException:
             self.stop()
             raise
