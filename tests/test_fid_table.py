@@ -29,11 +29,11 @@ def small(monkeypatch):
     monkeypatch.setattr(fid_table, "BATCH", 3)
     cells = [fid_table.Cell("0", 3), fid_table.Cell("1", 3), fid_table.Cell(fid_table.SIGMA_HAT, 2)]
     monkeypatch.setattr(fid_table, "table_cells", lambda: cells)
-    return {"weights": "none", "precision": "fp32", "compiled": False, "seed": 0, "n": 8}
+    return {"weights": "none", "precision": "fp32", "compiled": False, "seed": 0, "shares": [0.2] * 5, "n": 8}
 
 
-def model(x, t):
-    return 0.5 * x
+def model(x, t, label):
+    return 0.5 * x + 0.01 * label.view(-1, 1, 1, 1)
 
 
 def made(plan, out, **options):
@@ -68,7 +68,9 @@ def test_pictures_are_those_of_the_sampler_and_what_is_there_is_kept(small, tmp_
     assert [evaluations for _, evaluations in first] == [12, 12, 12, 12, 8, 8]
     files = fid_table.picture_files(tmp_path, fid_table.Cell("1", 3), 8)
     got = np.concatenate([sets.read_pictures(path) for path in files])
-    want = sample_in_batches(sample_ddim, model, linear_schedule(), (3, 16, 16), n=8, seed=0, eta=1.0, steps=3)
+    labels = {"label": fid_table.drawn_labels(small["shares"], seed=0)[:8]}
+    options = {"n": 8, "seed": 0, "eta": 1.0, "steps": 3, "model_kwargs": labels}
+    want = sample_in_batches(sample_ddim, model, linear_schedule(), (3, 16, 16), **options)
     assert np.array_equal(got, tensor_to_images(want))
     before = files[0].stat().st_mtime_ns
     files[1].unlink()
@@ -76,6 +78,15 @@ def test_pictures_are_those_of_the_sampler_and_what_is_there_is_kept(small, tmp_
     assert sum(evaluations for _, evaluations in again) == 12
     assert files[0].stat().st_mtime_ns == before
     assert np.array_equal(np.concatenate([sets.read_pictures(path) for path in files]), got)
+
+
+def test_classes_are_drawn_with_their_shares():
+    shares = [0.5, 0.3, 0.2]
+    labels = fid_table.drawn_labels(shares, seed=1)
+    counts = torch.bincount(labels, minlength=3) / len(labels)
+    errors = [math.sqrt(p * (1 - p) / len(labels)) for p in shares]
+    assert all(abs(float(c) - p) < 4 * e for c, p, e in zip(counts, shares, errors, strict=True))
+    assert torch.equal(labels, fid_table.drawn_labels(shares, seed=1))
 
 
 def test_processes_make_the_whole_together_and_nothing_twice(small, tmp_path):

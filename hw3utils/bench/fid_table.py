@@ -2,13 +2,14 @@
 
 A row is a sampler: DDIM with some eta, DDPM's ancestral step with the larger variance (sigma-hat), both also on other
 grids of times, or DPM-Solver++. A cell is a row at S steps. Its pictures are kept in files of 500, each written whole;
-a command that is stopped goes on where it was, and processes that torchrun starts share the work. Sample i of every
-cell starts from the same noise, so cells differ by their sampler and not by their luck.
+a command that is stopped goes on where it was, and processes that torchrun starts share the work. Samples are drawn as
+the data are: first a class by its share, then a picture of it; the network saw the label "none" in one case of ten
+only. Sample i of every cell has the same class and the same noise, so cells differ by their sampler and not by luck.
 
 Source of the layout: Song, Meng and Ermon 2021, arXiv 2010.02502, table 1.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,6 +107,12 @@ def picture_files(out: str | Path, cell: Cell, n: int) -> list[Path]:
     return [Path(out) / cell.folder / f"{first:06d}.npy" for first in range(0, n, PICTURES_A_FILE)]
 
 
+def drawn_labels(shares: Sequence[float], *, seed: int) -> torch.Tensor:
+    """Classes of the table's samples, int64 (10000,), drawn with the shares that they have in the data."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.multinomial(torch.tensor(shares), max(SIZES), replacement=True, generator=generator)
+
+
 def make_pictures(
     eps_model: nn.Module,
     schedule: NoiseSchedule,
@@ -119,8 +126,8 @@ def make_pictures(
     Args:
         eps_model: the network.
         schedule: its schedule.
-        plan: what all pictures of a folder have in common: "weights" (hash), "precision", "compiled", "seed", and "n",
-            pictures a cell.
+        plan: what all pictures of a folder have in common: "weights" (hash), "precision", "compiled", "seed", "shares"
+            (of the classes), and "n", pictures a cell.
         out: the folder.
         device: where to sample.
 
@@ -133,7 +140,9 @@ def make_pictures(
     """
     out = check_writable(out)
     check_plan(out, plan)
+    labels = drawn_labels(plan["shares"], seed=plan["seed"])
     for cell, index, path in _wanted(out, plan):
+        rows = range(index * PICTURES_A_FILE, (index + 1) * PICTURES_A_FILE)
         if path.exists():
             yield path, 0
             continue
@@ -141,7 +150,8 @@ def make_pictures(
             eps_model=eps_model,
             schedule=schedule,
             shape=(3, 16, 16),
-            n=range(index * PICTURES_A_FILE, (index + 1) * PICTURES_A_FILE),
+            n=rows,
+            model_kwargs={"label": labels[rows.start : rows.stop]},
             batch_size=BATCH,
             seed=plan["seed"],
             device=device,

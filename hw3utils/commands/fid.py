@@ -102,12 +102,14 @@ def _table(args: argparse.Namespace, device: "torch.device") -> int:
         sizes = ", ".join(map(str, fid_table.SIZES))
         raise ValueError(f"--n is {args.n}, expected for --table one of {sizes}.")
     network, schedule = load_pretrained("sprites", device=device)
+    data = load_sprites()
     make = compiled if args.compile else in_precision
     plan = {
         "weights": pretrained_card("sprites")["sha256"],
         "precision": args.precision,
         "compiled": args.compile,
         "seed": args.seed,
+        "shares": data.train_labels.mean(0).round(6).tolist(),
         "n": args.n or max(fid_table.SIZES),
     }
     model = make(network, args.precision)
@@ -124,7 +126,6 @@ def _table(args: argparse.Namespace, device: "torch.device") -> int:
         torch.distributed.barrier()
     if process_rank() > 0:
         return 0
-    data = load_sprites()
     rows = dict(progress(fid_table.make_table(args.out, feature_extractor("sprites"), data), desc="measuring"))
     command = f"hw3 {' '.join(sys.argv[1:])}"
     path = fid_table.write_table(args.out / "fid.json", args.out, rows, data, command)
