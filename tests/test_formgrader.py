@@ -1,9 +1,13 @@
 """A grader reads and marks an answer in nbgrader's own page, in a real browser; the mark is in the final table."""
 
+import base64
 import csv
+import io
 
+import nbformat
 import pytest
 from lab_server import BROWSER, jupyter_lab
+from PIL import Image
 from test_marks import STUDENTS, hand_in, homework  # noqa: F401
 
 from hw3utils.__main__ import main
@@ -14,8 +18,19 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium")
 
 
+def attach_photo(path):
+    """Put a photo of 37 by 20 pixels into the answer."""
+    photo = io.BytesIO()
+    Image.new("RGB", (37, 20), "teal").save(photo, "PNG")
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[2].source += "\n\n![](attachment:photo.png)"
+    notebook.cells[2].attachments = {"photo.png": {"image/png": base64.b64encode(photo.getvalue()).decode()}}
+    nbformat.write(notebook, path)
+
+
 def test_an_answer_is_marked_and_commented_in_the_formgrader(homework, tmp_path):  # noqa: F811
     folder, out = hand_in(tmp_path / "in" / "ann", homework, *STUDENTS["ann"]), tmp_path / "out"
+    attach_photo(folder / homework.name)
     grade.grade([folder], out, timeout=60, seed=3)
     with gradebook.opened(Course(out)) as book:
         [notebook] = book.find_submission(ASSIGNMENT, "ann").notebooks
@@ -26,6 +41,7 @@ def test_an_answer_is_marked_and_commented_in_the_formgrader(homework, tmp_path)
         page.goto(f"{address}/{place}")
         page.wait_for_selector("#Q1-T1-answer")
         assert "Because." in page.inner_text("body")
+        assert page.evaluate("[...document.images].map(image => image.naturalWidth)") == [37]
         for box, text, kind in (("#Q1-T1-answer", "4", "grade"), ("textarea.comment >> nth=-1", "Say why.", "comment")):
             with page.expect_response(lambda r, kind=kind: f"api/{kind}/" in r.url and r.request.method == "PUT"):
                 page.fill(box, text)
@@ -34,4 +50,6 @@ def test_an_answer_is_marked_and_commented_in_the_formgrader(homework, tmp_path)
     assert main(["marks", str(out)]) == 0
     [row] = csv.DictReader((out / "marks.csv").open(encoding="utf-8"))
     assert (row["Q1.T1"], row["total"], row["unread"]) == ("4", "6", "")
-    assert "Say why." in (out / "ann" / "01_small.html").read_text(encoding="utf-8")
+    shown = (out / "ann" / "01_small.html").read_text(encoding="utf-8")
+    assert "Say why." in shown
+    assert "data:image/png;base64" in shown

@@ -27,16 +27,23 @@ def test_a_cell_that_prints_too_much_keeps_its_beginning_and_its_error(kernel, f
     printed = "".join(texts(outputs))
     assert printed.startswith("0 xxx")
     assert MOST_OUTPUT < len(printed) < MOST_OUTPUT + 1000
-    assert printed.count("left out: what follows the first 5 MB") == 1
+    assert printed.count("left out: the rest of this cell's output") == 1
     assert [output.evalue for output in outputs if output.output_type == "error"] == ["the end"]
     assert texts(kernel.run("print('z')", 60)) == ["z\n"]
+
+
+def test_what_is_left_out_is_said_where_the_limit_falls_between_two_prints(kernel):
+    source = f"print('x' * {MOST_OUTPUT - 1}, flush=True)\nprint('y', flush=True)\nprint('z')"
+    printed = "".join(texts(kernel.run(source, 60)))
+    assert printed.count("left out: the rest") == 1
+    assert "y" not in printed.partition("(left out")[0]
 
 
 def test_a_cell_that_shows_too_much_keeps_its_beginning(kernel):
     source = "for k in range(100): display({'text/html': 'y' * 300_000}, raw=True)"
     *shown, note = kernel.run(source, 60)
     assert 2 * MOST_OUTPUT < 300_000 * len(shown) < 3 * MOST_OUTPUT
-    assert "left out: what follows" in note.text
+    assert "left out: the rest of this cell's output" in note.text
 
 
 def test_a_picture_shown_again_and_again_is_kept_once(kernel):

@@ -28,9 +28,10 @@ from hw3utils.course.sandbox import LARGEST_FILE, MEMORY, PROCESSES
 from hw3utils.progress import QUIET_VARIABLE
 
 PASSED, FAILED, SLOW, LOST, NOT_RUN = "passed", "failed", "timed out", "lost", "not run"
-# What of one cell's output is taken, in bytes: one that prints without end fills no memory of the grader's.
+# Characters of one cell's print that are taken, and half of what is taken of all its output: a cell that prints without
+# end fills no memory of the grader's.
 MOST_OUTPUT = 5_000_000
-_NOTE = f"\n(left out: what follows the first {MOST_OUTPUT / 1e6:.0f} MB of this cell's output)\n"
+_NOTE = "\n(left out: the rest of this cell's output, which is too long)\n"
 # In the environment of a student's process and of all that it starts, so that they end with it.
 _TOKEN = "HW3_SESSION"
 # A student's `%reset` would take the homework's names with it, and his own; a cell costs no more than itself. What it
@@ -47,7 +48,7 @@ def _hw3_before():
     def shortened(message):
         text, room = message["content"]["text"], left[0]
         left[0] -= len(text)
-        if room <= 0:
+        if room < 0:
             return None
         if len(text) > room:
             message["content"]["text"] = text[:room] + {note!r}
