@@ -47,6 +47,7 @@ PLAN = "plan.json"
 STORED_TABLE = Path(__file__).parent.parent / "tables" / "fid_sprites.json"
 PICTURES_A_FILE = 500
 GROUPS = 20
+LEAST = 250  # about twice the number of features: with fewer pictures than features the covariance is singular
 SIZES = (500, 1000, 2000, 5000, 10_000)
 BATCH = 100
 
@@ -212,14 +213,14 @@ def by_size(groups: list[FeatureStatistics], reference: FeatureStatistics) -> di
 
     Returns:
         {pictures: (mean, standard deviation) over the disjoint unions of that size}; the deviation is 0 where there is
-        only one union.
+        only one union. Below `LEAST` pictures FID is no line in 1 / N, so smaller unions are left out.
     """
     found = {}
     for together in (1, 2, 5, 10, 20):
         unions = [groups[i : i + together] for i in range(0, len(groups) - together + 1, together)]
-        values = [distance_of(merged(union), reference) for union in unions]
-        if values:
-            n = sum(group.n for group in unions[0])
+        n = together * groups[0].n
+        if unions and n >= LEAST:
+            values = [distance_of(merged(union), reference) for union in unions]
             found[n] = (float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0)
     return found
 
