@@ -13,7 +13,7 @@ import hw3utils
 from hw3utils.__main__ import main
 from hw3utils.bench import fid_table
 from hw3utils.devices import in_precision
-from hw3utils.fid import jackknife_error
+from hw3utils.fid import FeatureStatistics, distance_of, jackknife_error, merged
 from hw3utils.learning.features import feature_extractor
 from hw3utils.noise import sample_in_batches
 from hw3utils.samplers import ddim_steps, sample_ddim
@@ -128,6 +128,23 @@ def test_the_table_is_measured_from_complete_cells_only(small, tmp_path, monkeyp
     assert math.isclose(row["error"], jackknife_error(row["without"]))
     json.dumps(rows, allow_nan=False)
     assert "S = 1000" in fid_table.table_text(rows)
+
+
+def test_fid_by_size_is_that_of_the_unions_and_begins_where_it_is_a_line():
+    generator = torch.Generator().manual_seed(0)
+
+    def statistics(n):
+        found = FeatureStatistics()
+        found.update(torch.randn(n, 4, generator=generator))
+        return found
+
+    reference, groups = statistics(2000), [statistics(50) for _ in range(20)]
+    sizes = fid_table.by_size(groups, reference)
+    assert list(sizes) == [250, 500, 1000]
+    assert math.isclose(sizes[1000][0], distance_of(merged(groups), reference))
+    halves = [distance_of(merged(half), reference) for half in (groups[:10], groups[10:])]
+    assert math.isclose(sizes[500][0], sum(halves) / 2)
+    assert math.isclose(sizes[500][1], abs(halves[0] - halves[1]) / math.sqrt(2))
 
 
 def test_bf16_is_opt_in_and_near_fp32():
