@@ -419,9 +419,9 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_a_run_that_was_begun_in_the_old_layout_goes_on(tmp_path):
-    # The folder was written by the code before it moved: 4 steps of what is trained here.
-    shutil.copytree(Path(__file__).parent / "run_before_the_move", tmp_path / "old")
+def test_a_run_that_was_begun_by_an_earlier_version_goes_on(tmp_path):
+    # The folder was written when the network got its present form: 4 steps of what is trained here.
+    shutil.copytree(Path(__file__).parent / "stored_run", tmp_path / "old")
     g = torch.Generator().manual_seed(0)
     pictures = torch.randint(0, 256, (28, 3, 8, 8), dtype=torch.uint8, generator=g)
     data = pictures, torch.randint(0, 5, (28,), generator=g)
