@@ -37,7 +37,8 @@ def model(x, t, label):
 
 
 def made(plan, out, **options):
-    return list(fid_table.make_pictures(model, linear_schedule(), plan, out=out, **options))
+    cells = fid_table.table_cells()
+    return list(fid_table.make_pictures(model, linear_schedule(), plan, **{"out": out, "cells": cells} | options))
 
 
 def test_the_cells_are_those_of_the_papers_table():
@@ -96,11 +97,21 @@ def test_processes_make_the_whole_together_and_nothing_twice(small, tmp_path):
             patch.setattr(fid_table, "process_count", lambda: 2)
             patch.setattr(fid_table, "process_rank", lambda rank=rank: rank)
             shares.append(made(small, tmp_path))
-            assert fid_table.n_files(small) == len(shares[-1]) == 3
+            assert fid_table.n_files(small, fid_table.table_cells()) == len(shares[-1]) == 3
     one, two = shares
     assert not {path for path, _ in one} & {path for path, _ in two}
     assert len(made(small, tmp_path)) == 6
     assert all(evaluations == 0 for _, evaluations in made(small, tmp_path))
+
+
+def test_named_cells_alone_are_made(small, tmp_path):
+    cells = fid_table.cells_named(["S0002_sigma-hat", "S0003_0"])
+    assert cells == [fid_table.Cell("0", 3), fid_table.Cell(fid_table.SIGMA_HAT, 2)]
+    assert {path.parent.name for path, _ in made(small, tmp_path, cells=cells)} == {cell.folder for cell in cells}
+    assert sum(evaluations for _, evaluations in made(small, tmp_path)) == 24  # the third cell, the others are there
+    assert fid_table.cells_named([]) == fid_table.table_cells()
+    with pytest.raises(ValueError, match=r"no cell 'S0050_ddim', expected names such as S0003_0, S0003_1, S0002_sigma"):
+        fid_table.cells_named(["S0050_ddim"])
 
 
 def test_another_plan_in_the_same_folder_is_refused(small, tmp_path):
@@ -195,6 +206,19 @@ def test_the_stored_table_has_its_cells_and_errors(table):
         assert row["fid_infinity"] < row["fid"]
     floor = table["floor"]["fid"]
     assert all(row["fid"] > floor for row in table["cells"].values())
+
+
+def test_the_larger_cell_is_of_the_same_pictures(table):
+    larger = fid_table.stored_table("fid_ddpm_1000")
+    assert larger["plan"] == table["plan"] | {"n": larger["floor"]["n"]}
+    assert [larger[name] for name in ("features", "reference")] == [table[name] for name in ("features", "reference")]
+    [(name, more)], cell = larger["cells"].items(), table["cells"]["S1000_sigma-hat"]
+    assert name == "S1000_sigma-hat"
+    assert larger["plan"]["n"] == more["n"] > 2 * cell["n"]
+    assert more["error"] < cell["error"]
+    assert larger["floor"]["fid"] < more["fid"] < cell["fid"]
+    # Of the first 500 pictures, which are the same.
+    assert all(math.isclose(more[key], cell[key], abs_tol=0.01) for key in ("confident", "grammar", "outline"))
 
 
 def test_fid_command_line(tmp_path, capsys):

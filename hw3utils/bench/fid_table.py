@@ -44,7 +44,7 @@ SIGMA_HAT = "sigma-hat"
 STEPS = (10, 15, 20, 50, 100, 1000)
 ETAS = ("0", "0.2", "0.5", "1", SIGMA_HAT)
 PLAN = "plan.json"
-STORED_TABLE = Path(__file__).parent.parent / "tables" / "fid_sprites.json"
+STORED = Path(__file__).parent.parent / "tables"
 PICTURES_A_FILE = 500
 GROUPS = 20
 LEAST = 250  # about twice the number of features: with fewer pictures than features the covariance is singular
@@ -103,6 +103,18 @@ def table_cells() -> list[Cell]:
     return short + solver + [Cell(row, 1000) for row in (SIGMA_HAT, "0", "1")]
 
 
+def cells_named(names: Sequence[str]) -> list[Cell]:
+    """The cells with these folder names, in the order of the table; all of them where no name is given.
+
+    Raises:
+        ValueError: when the table has no cell of a name.
+    """
+    cells = {cell.folder: cell for cell in table_cells()}
+    if unknown := sorted(set(names) - cells.keys()):
+        raise ValueError(f"the table has no cell {unknown[0]!r}, expected names such as {', '.join([*cells][-3:])}.")
+    return [cell for name, cell in cells.items() if name in names or not names]
+
+
 def picture_files(out: str | Path, cell: Cell, n: int) -> list[Path]:
     """The files that hold a cell's first n pictures, made or not."""
     return [Path(out) / cell.folder / f"{first:06d}.npy" for first in range(0, n, PICTURES_A_FILE)]
@@ -120,6 +132,7 @@ def make_pictures(
     plan: dict[str, Any],
     *,
     out: str | Path,
+    cells: Sequence[Cell],
     device: torch.device | str = "cpu",
 ) -> Iterator[tuple[Path, int]]:
     """Make what is missing of the table's pictures, file by file; each process of torch.distributed its share.
@@ -130,6 +143,7 @@ def make_pictures(
         plan: what all pictures of a folder have in common: "weights" (hash), "precision", "compiled", "seed", "shares"
             (of the classes), and "n", pictures a cell.
         out: the folder.
+        cells: the cells to make.
         device: where to sample.
 
     Yields:
@@ -142,7 +156,7 @@ def make_pictures(
     out = check_writable(out)
     check_plan(out, plan)
     labels = drawn_labels(plan["shares"], seed=plan["seed"])
-    for cell, index, path in _wanted(out, plan):
+    for cell, index, path in _wanted(out, plan, cells):
         rows = range(index * PICTURES_A_FILE, (index + 1) * PICTURES_A_FILE)
         if path.exists():
             yield path, 0
@@ -163,17 +177,15 @@ def make_pictures(
         yield path, cell.steps * PICTURES_A_FILE
 
 
-def _wanted(out: Path, plan: dict[str, Any]) -> list[tuple[Cell, int, Path]]:
-    """The files of the table that are this process's to make: cell, number in the cell, path."""
-    files = [
-        (cell, index, path) for cell in table_cells() for index, path in enumerate(picture_files(out, cell, plan["n"]))
-    ]
+def _wanted(out: Path, plan: dict[str, Any], cells: Sequence[Cell]) -> list[tuple[Cell, int, Path]]:
+    """The files of these cells that are this process's to make: cell, number in the cell, path."""
+    files = [(cell, index, path) for cell in cells for index, path in enumerate(picture_files(out, cell, plan["n"]))]
     return files[process_rank() :: process_count()]
 
 
-def n_files(plan: dict[str, Any]) -> int:
+def n_files(plan: dict[str, Any], cells: Sequence[Cell]) -> int:
     """How many files of the plan are this process's to make."""
-    return len(_wanted(Path(), plan))
+    return len(_wanted(Path(), plan, cells))
 
 
 def _save(path: Path, images: np.ndarray) -> None:
@@ -335,6 +347,10 @@ def write_table(path: str | Path, out: str | Path, rows: dict[str, Any], data: S
     )
 
 
-def stored_table() -> dict[str, Any]:
-    """The table that is kept in the package, with its provenance."""
-    return read_json(STORED_TABLE)
+def stored_table(name: str = "fid_sprites") -> dict[str, Any]:
+    """A table that is kept in the package, with its provenance.
+
+    Args:
+        name: "fid_sprites" (all cells) or "fid_ddpm_1000" (DDPM in 1000 steps alone, with more samples).
+    """
+    return read_json(STORED / f"{name}.json")

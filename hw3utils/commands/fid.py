@@ -39,6 +39,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     cut_arguments(parser)
     parser.add_argument("--table", action="store_true", help="instead: samplers over steps; resumable")
     parser.add_argument(
+        "--cells",
+        nargs="+",
+        default=[],
+        metavar="CELL",
+        help="--table: only these, such as S1000_sigma-hat (default: all)",
+    )
+    parser.add_argument(
         "--out", type=Path, default=Path("out/fid"), help="--table: folder of its pictures and fid.json"
     )
     parser.add_argument(
@@ -101,6 +108,7 @@ def _table(args: argparse.Namespace, device: "torch.device") -> int:
     if args.n not in (None, *fid_table.SIZES):
         sizes = ", ".join(map(str, fid_table.SIZES))
         raise ValueError(f"--n is {args.n}, expected for --table one of {sizes}.")
+    cells = fid_table.cells_named(args.cells)
     network, schedule = load_pretrained("sprites", device=device)
     data = load_sprites()
     make = compiled if args.compile else in_precision
@@ -113,8 +121,8 @@ def _table(args: argparse.Namespace, device: "torch.device") -> int:
         "n": args.n or max(fid_table.SIZES),
     }
     model = make(network, args.precision)
-    files = fid_table.make_pictures(model, schedule, plan, out=args.out, device=device)
-    total = fid_table.n_files(plan)
+    files = fid_table.make_pictures(model, schedule, plan, out=args.out, cells=cells, device=device)
+    total = fid_table.n_files(plan, cells)
     try:
         for _ in progress(files, desc=f"pictures in {args.out}", unit="file", total=total):
             pass
