@@ -13,7 +13,7 @@ import pytest
 from lab_server import BROWSER, jupyter_lab
 
 from hw3utils.course import grade
-from hw3utils.course.pages import Page
+from hw3utils.course.notebooks.html import Page
 from hw3utils.course.release import release
 from hw3utils.course.runner import NOTEBOOKS, find_notebooks
 

@@ -7,7 +7,7 @@ import pytest
 from bs4 import BeautifulSoup
 
 from hw3utils.course.formulas import formula
-from hw3utils.course.pages import POLICY, Page, whole
+from hw3utils.course.notebooks.html import POLICY, Page, whole
 from hw3utils.course.runner import find_notebooks
 
 new = nbformat.v4

@@ -9,7 +9,7 @@ from nbconvert import HTMLExporter
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
-from hw3utils.course.pages import Page
+from hw3utils.course.notebooks.html import Page
 from hw3utils.course.running import keep_small
 from hw3utils.course.text_pictures import take_in
 

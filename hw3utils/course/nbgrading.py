@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hw3utils.course.pages import Page
+from hw3utils.course.notebooks.html import Page
 from hw3utils.course.runner import plain
 from hw3utils.progress import progress
 

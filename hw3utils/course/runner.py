@@ -20,7 +20,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from nbformat import NotebookNode
 
 from hw3utils.course.assignment import ITEMS, MIMETYPE, SECTIONS
-from hw3utils.course.pages import Page
+from hw3utils.course.notebooks.html import Page
 from hw3utils.course.profiles import PROFILE_VARIABLE, PROFILES
 from hw3utils.files import check_writable, write_atomically
 from hw3utils.progress import QUIET_VARIABLE
