@@ -6,7 +6,7 @@ import nbformat
 import pytest
 from bs4 import BeautifulSoup
 
-from hw3utils.course.formulas import formula
+from hw3utils.course.notebooks.mathml import formula
 from hw3utils.course.notebooks.html import POLICY, Page, whole
 from hw3utils.course.runner import find_notebooks
 

@@ -12,7 +12,7 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 from traitlets.config import Config
 
-from hw3utils.course.formulas import formula
+from hw3utils.course.notebooks.mathml import formula
 
 # What a page may load: nothing but what is in it. It holds whatever the output of a cell says.
 POLICY = "default-src 'none'; img-src data:; media-src data:; font-src data:; style-src 'unsafe-inline'"
