@@ -12,7 +12,7 @@ from test_marks import STUDENTS, hand_in, homework  # noqa: F401
 
 from hw3utils.__main__ import main
 from hw3utils.course import grade, gradebook
-from hw3utils.course.nbgrading import ASSIGNMENT, Course
+from hw3utils.course.notebooks.cells import ASSIGNMENT, Course
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium")

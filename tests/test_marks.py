@@ -23,7 +23,7 @@ from PIL import Image
 from hw3utils.__main__ import command_parser, main
 from hw3utils.course import grade, gradebook, marks
 from hw3utils.course.assignment import ITEMS
-from hw3utils.course.nbgrading import ANSWER, ASSIGNMENT, Course
+from hw3utils.course.notebooks.cells import ANSWER, ASSIGNMENT, Course
 from hw3utils.course.originality import alike, borrowed, shape
 from hw3utils.course.release import release
 from hw3utils.course.runner import find_notebooks, read_notebook

@@ -11,7 +11,7 @@ import pytest
 
 from hw3utils.__main__ import main
 from hw3utils.course import check, submit
-from hw3utils.course.nbgrading import ANSWER
+from hw3utils.course.notebooks.cells import ANSWER
 
 new = nbformat.v4
 MADE = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -20,7 +20,7 @@ from filelock import FileLock
 from nbformat import NotebookNode
 
 from hw3utils.course.assignment import ITEMS
-from hw3utils.course.nbgrading import (
+from hw3utils.course.notebooks.cells import (
     ASSIGNMENT,
     CONFIGURATION,
     Course,

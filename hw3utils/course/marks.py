@@ -13,7 +13,7 @@ import nbformat
 
 from hw3utils.course import gradebook
 from hw3utils.course.assignment import ITEMS
-from hw3utils.course.nbgrading import ASSIGNMENT, STUB, Course, item_of, marked_cells
+from hw3utils.course.notebooks.cells import ASSIGNMENT, STUB, Course, item_of, marked_cells
 from hw3utils.course.originality import alike, solutions
 from hw3utils.files import write_json
 from hw3utils.progress import progress

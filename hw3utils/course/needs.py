@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from nbformat import NotebookNode
 
-from hw3utils.course.nbgrading import grade_id, is_check
+from hw3utils.course.notebooks.cells import grade_id, is_check
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output, new_raw_cell
 
-from hw3utils.course.nbgrading import ANSWER, grade_id, marked_cells
+from hw3utils.course.notebooks.cells import ANSWER, grade_id, marked_cells
 
 # Code that stands in Markdown, between two fences.
 _FENCED = re.compile(r"^```[^\n]*\n(.*?)^```", re.M | re.S)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hw3utils.course.assignment import STUDENT_FILE
-from hw3utils.course.nbgrading import (
+from hw3utils.course.notebooks.cells import (
     Course,
     need_nbgrader,
     program_path,

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from nbformat import NotebookNode
 from PIL import Image, ImageOps
 
-from hw3utils.course.nbgrading import grade_id
+from hw3utils.course.notebooks.cells import grade_id
 
 # In base64: a larger picture is made smaller.
 _LARGEST = 400_000
