@@ -10,7 +10,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_output
 
 from hw3utils.course.notebooks.cells import grade_id, item_of
-from hw3utils.course.needs import Piece, needed, pieces
+from hw3utils.course.notebooks.dependencies import Piece, needed, pieces
 from hw3utils.course.processes import (
     FAILED,
     LOST,
