@@ -15,7 +15,7 @@ from lab_server import BROWSER, jupyter_lab
 from hw3utils.course import grade
 from hw3utils.course.notebooks.html import Page
 from hw3utils.course.release import release
-from hw3utils.course.runner import NOTEBOOKS, find_notebooks
+from hw3utils.course.notebooks.execute import NOTEBOOKS, find_notebooks
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 # What JupyterLab shows of itself with --expose-app-in-browser.

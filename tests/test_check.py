@@ -15,7 +15,7 @@ from hw3utils.course import check
 from hw3utils.course.check import DONE, FAILED, MISSING, check_notebook
 from hw3utils.course.notebooks.cells import ANSWER, STUB, graded_cells, marked_cells
 from hw3utils.course.notebooks.dependencies import needed, pieces
-from hw3utils.course.runner import find_notebooks
+from hw3utils.course.notebooks.execute import find_notebooks
 
 new = nbformat.v4
 SOLUTION = re.compile(r"( *)### BEGIN SOLUTION\n.*?### END SOLUTION", re.DOTALL)

@@ -11,7 +11,7 @@ from nbclient import NotebookClient
 from hw3utils.course import release
 from hw3utils.course.assignment import ITEMS
 from hw3utils.course.notebooks.cells import ANSWER, checked_cells, student_text
-from hw3utils.course.runner import NOTEBOOKS, find_notebooks
+from hw3utils.course.notebooks.execute import NOTEBOOKS, find_notebooks
 
 NAMES = [path.stem for path in find_notebooks()]
 

@@ -19,7 +19,7 @@ from hw3utils.__main__ import main
 from hw3utils.course import grade, gradebook, release
 from hw3utils.course.notebooks import cells as nbgrading
 from hw3utils.course.assignment import ITEMS, is_homework
-from hw3utils.course.runner import NOTEBOOKS, find_notebooks
+from hw3utils.course.notebooks.execute import NOTEBOOKS, find_notebooks
 
 pytest.importorskip("nbgrader", reason="nbgrader is not installed")
 

@@ -8,7 +8,7 @@ from bs4 import BeautifulSoup
 
 from hw3utils.course.notebooks.mathml import formula
 from hw3utils.course.notebooks.html import POLICY, Page, whole
-from hw3utils.course.runner import find_notebooks
+from hw3utils.course.notebooks.execute import find_notebooks
 
 new = nbformat.v4
 FORMULAS = re.compile(r"(?s)\$\$(.+?)\$\$|(?<!\\)\$(.+?)\$")

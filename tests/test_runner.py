@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from hw3utils.__main__ import main
-from hw3utils.course import runner
+from hw3utils.course.notebooks import execute as runner
 from hw3utils.course.assignment import ITEMS, SECTIONS
 from hw3utils.course.profiles import PROFILES, current_profile
 from hw3utils.course.report import Report

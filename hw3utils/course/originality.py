@@ -9,7 +9,7 @@ from typing import Any
 from nbformat import NotebookNode
 
 from hw3utils.course.notebooks.cells import marked_cells
-from hw3utils.course.runner import find_notebooks, read_notebook
+from hw3utils.course.notebooks.execute import find_notebooks, read_notebook
 
 # A solution with fewer nodes in its syntax tree says nothing about who wrote it.
 LEAST = 30

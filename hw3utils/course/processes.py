@@ -23,7 +23,7 @@ from hw3utils.course.assignment import STUDENT_VARIABLE
 from hw3utils.course.checks.building_blocks import SEED_VARIABLE
 from hw3utils.course.judging.line import knock
 from hw3utils.course.profiles import PROFILE_VARIABLE
-from hw3utils.course.runner import plain
+from hw3utils.course.notebooks.execute import plain
 from hw3utils.course.sandbox import LARGEST_FILE, MEMORY, PROCESSES
 from hw3utils.progress import QUIET_VARIABLE
 

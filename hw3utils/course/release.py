@@ -11,7 +11,7 @@ from hw3utils.course.notebooks.cells import (
     need_nbgrader,
     program_path,
 )
-from hw3utils.course.runner import NOTEBOOKS, environment, find_notebooks
+from hw3utils.course.notebooks.execute import NOTEBOOKS, environment, find_notebooks
 from hw3utils.files import check_writable, write_atomically
 
 

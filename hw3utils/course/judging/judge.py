@@ -23,7 +23,7 @@ from hw3utils.course.judging.judge_end import JudgeEnd
 from hw3utils.course.judging.line import Door, LostLine, OtherSide
 from hw3utils.course.notebooks.cells import grade_id, graded_cells
 from hw3utils.course.notebooks.dependencies import Piece, needed, pieces
-from hw3utils.course.runner import environment, read_notebook
+from hw3utils.course.notebooks.execute import environment, read_notebook
 
 PASSED, FAILED, SLOW, LOST = "passed", "failed", "timed out", "lost"
 

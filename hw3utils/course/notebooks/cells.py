@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hw3utils.course.notebooks.html import Page
-from hw3utils.course.runner import plain
+from hw3utils.course.notebooks.execute import plain
 from hw3utils.progress import progress
 
 STUB = '# your code here\nraise NotImplementedError("write this part first")'
