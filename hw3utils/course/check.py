@@ -10,7 +10,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from hw3utils.course.notebooks.cells import ANSWER, STUB, checked_cells, item_of, marked_cells
 from hw3utils.course.notebooks.dependencies import Piece, needed, pieces
-from hw3utils.course.rebuilding import read_leniently, rebuild
+from hw3utils.course.notebooks.repair import read_leniently, rebuild
 from hw3utils.course.notebooks.execute import environment, find_notebooks, plain, read_notebook, run_cells
 from hw3utils.progress import QUIET_VARIABLE, progress
 

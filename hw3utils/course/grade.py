@@ -27,7 +27,7 @@ from hw3utils.course.notebooks.cells import ANSWER, graded_cells, item_of, marke
 from hw3utils.course.originality import borrowed
 from hw3utils.course.processes import NOT_RUN, PASSED, Brake, Judge, Surroundings, Verdict, student_environment
 from hw3utils.course.profiles import PROFILES
-from hw3utils.course.rebuilding import read_leniently, rebuild
+from hw3utils.course.notebooks.repair import read_leniently, rebuild
 from hw3utils.course.notebooks.execute import NOTEBOOKS, environment, find_notebooks
 from hw3utils.course.running import keep_small, plan, run, write_verdicts
 from hw3utils.course.sandbox import sandbox_command, sandbox_folders

@@ -17,7 +17,7 @@ from hw3utils.course.assignment import STUDENT_FILE, is_homework, number_in
 from hw3utils.course.check import DONE, Part, check_notebook
 from hw3utils.course.handed_in import MANIFEST, MAX_FILE, sort_files
 from hw3utils.course.notebooks.cells import grade_id, graded_cells
-from hw3utils.course.rebuilding import read_leniently
+from hw3utils.course.notebooks.repair import read_leniently
 from hw3utils.course.notebooks.execute import NOTEBOOKS, find_notebooks, read_notebook
 from hw3utils.files import check_writable, file_sha256, write_atomically
 
