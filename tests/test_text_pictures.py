@@ -11,7 +11,7 @@ from PIL import Image
 
 from hw3utils.course.notebooks.html import Page
 from hw3utils.course.running import keep_small
-from hw3utils.course.text_pictures import take_in
+from hw3utils.course.notebooks.images import take_in
 
 
 def png(side=4, *, noise=False):

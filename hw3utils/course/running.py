@@ -22,7 +22,7 @@ from hw3utils.course.processes import (
     Surroundings,
     Verdict,
 )
-from hw3utils.course.text_pictures import without_attachments
+from hw3utils.course.notebooks.images import without_attachments
 
 # How often a notebook is begun again, without the cells that brought its process down.
 ATTEMPTS = 5
