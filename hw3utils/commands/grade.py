@@ -60,7 +60,7 @@ def _list(args: argparse.Namespace) -> int:
     import secrets
 
     from hw3utils.course.grade import named_submissions
-    from hw3utils.course.gradebook import stored_seed
+    from hw3utils.course.records.gradebook import stored_seed
 
     named_submissions(args.submissions)
     known = stored_seed(args.out) if args.seed is None else args.seed

@@ -20,7 +20,7 @@ from typing import Any
 
 import nbformat
 
-from hw3utils.course import gradebook
+from hw3utils.course.records import gradebook
 from hw3utils.course.assignment import ITEMS, STUDENT_FILE, is_homework, number_in
 from hw3utils.course.handed_in import MANIFEST, HandedIn, open_submission, time_of
 from hw3utils.course.notebooks.cells import ANSWER, graded_cells, item_of, marked_cells, need_nbgrader, program_path

@@ -11,7 +11,7 @@ from typing import Any
 
 import nbformat
 
-from hw3utils.course import gradebook
+from hw3utils.course.records import gradebook
 from hw3utils.course.assignment import ITEMS
 from hw3utils.course.notebooks.cells import ASSIGNMENT, STUB, Course, item_of, marked_cells
 from hw3utils.course.originality import alike, solutions

@@ -1,0 +1,1 @@
+"""What is kept of a grading: nbgrader's course, final marks, similar solutions."""
