@@ -21,7 +21,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from PIL import Image
 
 from hw3utils.__main__ import command_parser, main
-from hw3utils.course import grade, marks
+from hw3utils.course import grade
+from hw3utils.course.records import marks
 from hw3utils.course.records import gradebook
 from hw3utils.course.assignment import ITEMS
 from hw3utils.course.notebooks.cells import ANSWER, ASSIGNMENT, Course
