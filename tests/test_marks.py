@@ -26,7 +26,7 @@ from hw3utils.course.records import marks
 from hw3utils.course.records import gradebook
 from hw3utils.course.assignment import ITEMS
 from hw3utils.course.notebooks.cells import ANSWER, ASSIGNMENT, Course
-from hw3utils.course.originality import alike, borrowed, shape
+from hw3utils.course.records.originality import alike, borrowed, shape
 from hw3utils.course.release import release
 from hw3utils.course.notebooks.execute import find_notebooks, read_notebook
 

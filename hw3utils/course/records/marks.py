@@ -14,7 +14,7 @@ import nbformat
 from hw3utils.course.records import gradebook
 from hw3utils.course.assignment import ITEMS
 from hw3utils.course.notebooks.cells import ASSIGNMENT, STUB, Course, item_of, marked_cells
-from hw3utils.course.originality import alike, solutions
+from hw3utils.course.records.originality import alike, solutions
 from hw3utils.files import write_json
 from hw3utils.progress import progress
 
