@@ -21,7 +21,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from hw3utils.course.assignment import STUDENT_VARIABLE
 from hw3utils.course.checks.building_blocks import SEED_VARIABLE
-from hw3utils.course.judging.line import knock
+from hw3utils.course.grading.judge.connection import knock
 from hw3utils.course.profiles import PROFILE_VARIABLE
 from hw3utils.course.notebooks.execute import plain
 from hw3utils.course.sandbox import LARGEST_FILE, MEMORY, PROCESSES

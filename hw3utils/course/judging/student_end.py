@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hw3utils.course.judging.line import Line, LostLine, knock
+from hw3utils.course.grading.judge.connection import Line, LostLine, knock
 from hw3utils.schedules import NoiseSchedule
 
 
