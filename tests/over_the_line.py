@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from hw3utils.course import checks
-from hw3utils.course.judging.judge_end import JudgeEnd
+from hw3utils.course.grading.judge.judge_side import JudgeEnd
 from hw3utils.course.judging.student_end import StudentEnd
 
 # Every check of points that takes one function.

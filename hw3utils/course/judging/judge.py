@@ -19,7 +19,7 @@ from torch import nn
 
 from hw3utils.course.assignment import STUDENT_VARIABLE
 from hw3utils.course.checks.building_blocks import SEED_VARIABLE
-from hw3utils.course.judging.judge_end import JudgeEnd
+from hw3utils.course.grading.judge.judge_side import JudgeEnd
 from hw3utils.course.grading.judge.connection import Door, LostLine, OtherSide
 from hw3utils.course.notebooks.cells import grade_id, graded_cells
 from hw3utils.course.notebooks.dependencies import Piece, needed, pieces
