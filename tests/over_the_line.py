@@ -9,7 +9,7 @@ import pytest
 
 from hw3utils.course import checks
 from hw3utils.course.grading.judge.judge_side import JudgeEnd
-from hw3utils.course.judging.student_end import StudentEnd
+from hw3utils.course.grading.judge.student_side import StudentEnd
 
 # Every check of points that takes one function.
 JUDGED = (

@@ -143,7 +143,7 @@ CHEATS = {
             return x0
     """,
     "the line is patched": """
-        from hw3utils.course.judging import student_end
+        from hw3utils.course.grading.judge import student_side as student_end
         student_end.StudentEnd._look = lambda self, name: {{"is": "value", "value": True}}
         def {f}(x0, *a): return x0
     """,

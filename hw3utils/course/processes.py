@@ -40,7 +40,7 @@ _BEFORE = """
 def _hw3_before():
     import sys
 
-    import hw3utils.course.judging.student_end
+    import hw3utils.course.grading.judge.student_side
     shell, left = get_ipython(), [0]
     shell.register_magic_function(lambda line="": None, magic_name="reset")
     shell.events.register("pre_run_cell", lambda info: left.__setitem__(0, {output}))

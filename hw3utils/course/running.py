@@ -29,7 +29,7 @@ ATTEMPTS = 5
 # What one notebook may keep of its outputs, in bytes, one output of it, and how many a cell may have.
 MAX_NOTEBOOK, MAX_OUTPUT, MOST_OUTPUTS = 2_500_000, 300_000, 200
 _SERVE = """
-from hw3utils.course.judging.student_end import serve as _hw3_serve
+from hw3utils.course.grading.judge.student_side import serve as _hw3_serve
 _hw3_serve({address!r}, {key!r}, globals())
 """
 
