@@ -123,7 +123,7 @@ class Judge:
             if self.changed():
                 raise ValueError("the package's own files are not what they were")
             self.folder.mkdir(parents=True, exist_ok=True)
-            command = [sys.executable, "-m", "hw3utils.course.judging.judge"]
+            command = [sys.executable, "-m", "hw3utils.course.grading.judge.main"]
             self.process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
