@@ -12,7 +12,7 @@ import nbformat
 import pytest
 from lab_server import BROWSER, jupyter_lab
 
-from hw3utils.course import grade
+from hw3utils.course.grading import session as grade
 from hw3utils.course.notebooks.html import Page
 from hw3utils.course.release import release
 from hw3utils.course.notebooks.execute import NOTEBOOKS, find_notebooks

@@ -6,7 +6,7 @@ import textwrap
 import nbformat
 import pytest
 
-from hw3utils.course import grade
+from hw3utils.course.grading import session as grade
 from hw3utils.course.release import release
 
 pytest.importorskip("nbgrader", reason="nbgrader is not installed")

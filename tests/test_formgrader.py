@@ -11,7 +11,7 @@ from PIL import Image
 from test_marks import STUDENTS, hand_in, homework  # noqa: F401
 
 from hw3utils.__main__ import main
-from hw3utils.course import grade
+from hw3utils.course.grading import session as grade
 from hw3utils.course.records import gradebook
 from hw3utils.course.notebooks.cells import ASSIGNMENT, Course
 

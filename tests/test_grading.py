@@ -16,7 +16,8 @@ import pytest
 from nbclient import NotebookClient
 
 from hw3utils.__main__ import main
-from hw3utils.course import grade, release
+from hw3utils.course import release
+from hw3utils.course.grading import session as grade
 from hw3utils.course.records import gradebook
 from hw3utils.course.notebooks import cells as nbgrading
 from hw3utils.course.assignment import ITEMS, is_homework

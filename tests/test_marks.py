@@ -21,7 +21,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from PIL import Image
 
 from hw3utils.__main__ import command_parser, main
-from hw3utils.course import grade
+from hw3utils.course.grading import session as grade
 from hw3utils.course.records import marks
 from hw3utils.course.records import gradebook
 from hw3utils.course.assignment import ITEMS
@@ -179,7 +179,7 @@ GRADE = """
 import sys
 from pathlib import Path
 
-from hw3utils.course import grade
+from hw3utils.course.grading import session as grade
 
 homework, out, *folders = map(Path, sys.argv[1:])
 grade.find_notebooks = lambda names=(): [homework]

@@ -8,7 +8,7 @@ import pytest
 from test_marks import hand_in, homework  # noqa: F401
 
 from hw3utils.__main__ import main
-from hw3utils.course import grade
+from hw3utils.course.grading import session as grade
 
 pytest.importorskip("nbgrader", reason="nbgrader is not installed")
 

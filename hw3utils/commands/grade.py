@@ -42,7 +42,7 @@ def call(args: argparse.Namespace) -> int:
     args.out = args.out or Path("out/grades")
     if args.list:
         return _list(args)
-    from hw3utils.course.grade import grade, summary
+    from hw3utils.course.grading.session import grade, summary
 
     results = grade(
         args.submissions, args.out, timeout=args.timeout, profile=args.profile, seed=args.seed, full=args.full,
@@ -59,7 +59,7 @@ def _list(args: argparse.Namespace) -> int:
     """One command a submission, all with the same seed; each can run on a machine of its own."""
     import secrets
 
-    from hw3utils.course.grade import named_submissions
+    from hw3utils.course.grading.session import named_submissions
     from hw3utils.course.records.gradebook import stored_seed
 
     named_submissions(args.submissions)

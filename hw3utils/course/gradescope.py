@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hw3utils.course.assignment import ITEMS
-from hw3utils.course.grade import Graded, grade
+from hw3utils.course.grading.session import Graded, grade
 from hw3utils.files import write_json
 
 SUBMISSION, RESULTS = Path("/autograder/submission"), Path("/autograder/results")
