@@ -7,7 +7,7 @@ from datetime import datetime
 
 import pytest
 
-from hw3utils.course.handed_in import open_submission
+from hw3utils.course.grading.submission import open_submission
 
 HOMEWORK = ("01_forward_process.ipynb", "02_ddpm_training.ipynb")
 ONE = HOMEWORK[0]

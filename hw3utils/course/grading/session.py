@@ -22,7 +22,7 @@ import nbformat
 
 from hw3utils.course.records import gradebook
 from hw3utils.course.assignment import ITEMS, STUDENT_FILE, is_homework, number_in
-from hw3utils.course.handed_in import MANIFEST, HandedIn, open_submission, time_of
+from hw3utils.course.grading.submission import MANIFEST, HandedIn, open_submission, time_of
 from hw3utils.course.notebooks.cells import ANSWER, graded_cells, item_of, marked_cells, need_nbgrader, program_path
 from hw3utils.course.records.originality import borrowed
 from hw3utils.course.processes import NOT_RUN, PASSED, Brake, Judge, Surroundings, Verdict, student_environment
