@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from hw3utils.course.processes import MOST_OUTPUT, Kernel, Surroundings, student_environment
+from hw3utils.course.grading.kernel import MOST_OUTPUT, Kernel, Surroundings, student_environment
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from nbformat.v4 import new_output
 
 from hw3utils.course.notebooks.cells import grade_id, item_of
 from hw3utils.course.notebooks.dependencies import Piece, needed, pieces
-from hw3utils.course.processes import (
+from hw3utils.course.grading.kernel import (
     FAILED,
     LOST,
     NOT_RUN,

@@ -25,7 +25,7 @@ from hw3utils.course.assignment import ITEMS, STUDENT_FILE, is_homework, number_
 from hw3utils.course.grading.submission import MANIFEST, HandedIn, open_submission, time_of
 from hw3utils.course.notebooks.cells import ANSWER, graded_cells, item_of, marked_cells, need_nbgrader, program_path
 from hw3utils.course.records.originality import borrowed
-from hw3utils.course.processes import NOT_RUN, PASSED, Brake, Judge, Surroundings, Verdict, student_environment
+from hw3utils.course.grading.kernel import NOT_RUN, PASSED, Brake, Judge, Surroundings, Verdict, student_environment
 from hw3utils.course.profiles import PROFILES
 from hw3utils.course.notebooks.repair import read_leniently, rebuild
 from hw3utils.course.notebooks.execute import NOTEBOOKS, environment, find_notebooks
