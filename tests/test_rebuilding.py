@@ -10,7 +10,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from hw3utils.course.notebooks.cells import ANSWER, STUB, grade_id, marked_cells
 from hw3utils.course.notebooks.repair import read_leniently, rebuild
-from hw3utils.course.running import keep_small, plan
+from hw3utils.course.grading.run import keep_small, plan
 
 
 def mark(name, kind, **role):

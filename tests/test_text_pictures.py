@@ -10,7 +10,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from PIL import Image
 
 from hw3utils.course.notebooks.html import Page
-from hw3utils.course.running import keep_small
+from hw3utils.course.grading.run import keep_small
 from hw3utils.course.notebooks.images import take_in
 
 
