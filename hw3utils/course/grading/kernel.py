@@ -24,7 +24,7 @@ from hw3utils.course.checks.building_blocks import SEED_VARIABLE
 from hw3utils.course.grading.judge.connection import knock
 from hw3utils.course.profiles import PROFILE_VARIABLE
 from hw3utils.course.notebooks.execute import plain
-from hw3utils.course.sandbox import LARGEST_FILE, MEMORY, PROCESSES
+from hw3utils.course.grading.sandbox import LARGEST_FILE, MEMORY, PROCESSES
 from hw3utils.progress import QUIET_VARIABLE
 
 PASSED, FAILED, SLOW, LOST, NOT_RUN = "passed", "failed", "timed out", "lost", "not run"

@@ -30,7 +30,7 @@ from hw3utils.course.profiles import PROFILES
 from hw3utils.course.notebooks.repair import read_leniently, rebuild
 from hw3utils.course.notebooks.execute import NOTEBOOKS, environment, find_notebooks
 from hw3utils.course.grading.run import keep_small, plan, run, write_verdicts
-from hw3utils.course.sandbox import sandbox_command, sandbox_folders
+from hw3utils.course.grading.sandbox import sandbox_command, sandbox_folders
 from hw3utils.course.notebooks.images import take_in_all
 from hw3utils.files import check_writable, file_sha256, read_json, write_json
 from hw3utils.progress import progress
