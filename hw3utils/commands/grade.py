@@ -34,7 +34,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def call(args: argparse.Namespace) -> int:
     """Grade them; 1 when a submission had problems."""
     if args.gradescope:
-        from hw3utils.course.gradescope import autograde
+        from hw3utils.course.grading.gradescope import autograde
 
         return autograde(args.submissions, args.out, timeout=args.timeout)
     if not args.submissions:
