@@ -11,8 +11,8 @@ import nbformat
 import pytest
 
 from hw3utils.__main__ import main
-from hw3utils.course import check
-from hw3utils.course.check import DONE, FAILED, MISSING, check_notebook
+from hw3utils.course.student import check
+from hw3utils.course.student.check import DONE, FAILED, MISSING, check_notebook
 from hw3utils.course.notebooks.cells import ANSWER, STUB, graded_cells, marked_cells
 from hw3utils.course.notebooks.dependencies import needed, pieces
 from hw3utils.course.notebooks.execute import find_notebooks

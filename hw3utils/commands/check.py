@@ -18,7 +18,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def call(args: argparse.Namespace) -> int:
     """Check them; 1 when something that gives points is missing or fails."""
-    from hw3utils.course.check import DONE, check_notebook, summary
+    from hw3utils.course.student.check import DONE, check_notebook, summary
 
     paths = args.notebooks or sorted(Path().glob("*.ipynb"))
     if not paths:

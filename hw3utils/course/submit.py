@@ -14,7 +14,7 @@ from nbformat import NotebookNode
 
 from hw3utils import __version__
 from hw3utils.course.assignment import STUDENT_FILE, is_homework, number_in
-from hw3utils.course.check import DONE, Part, check_notebook
+from hw3utils.course.student.check import DONE, Part, check_notebook
 from hw3utils.course.grading.submission import MANIFEST, MAX_FILE, sort_files
 from hw3utils.course.notebooks.cells import grade_id, graded_cells
 from hw3utils.course.notebooks.repair import read_leniently

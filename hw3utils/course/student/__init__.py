@@ -1,0 +1,1 @@
+"""What a student runs: the checks of a notebook, and packing the notebooks to hand in."""
