@@ -10,7 +10,7 @@ import nbformat
 import pytest
 
 from hw3utils.__main__ import main
-from hw3utils.course import submit
+from hw3utils.course.student import submit
 from hw3utils.course.student import check
 from hw3utils.course.notebooks.cells import ANSWER
 

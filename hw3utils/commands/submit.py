@@ -17,7 +17,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def call(args: argparse.Namespace) -> int:
     """Pack it; warnings do not stop that."""
-    from hw3utils.course.submit import report, submit
+    from hw3utils.course.student.submit import report, submit
 
     result = submit(args.folder, args.out, timeout=args.timeout)
     for name, parts in result.checks.items():
