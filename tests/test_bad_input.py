@@ -26,7 +26,7 @@ from hw3utils import (
     time_grid,
 )
 from hw3utils.learning import features, networks, objectives, training, weights
-from hw3utils.sprites import sets
+from hw3utils import datasets as sets
 
 SCHEDULE = schedules.linear_schedule(20)
 NORMAL = mixtures.GaussianMixture([1.0], [[0.0, 0.0]], [1.0])

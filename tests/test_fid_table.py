@@ -18,8 +18,9 @@ from hw3utils.learning.features import feature_extractor
 from hw3utils.noise import sample_in_batches
 from hw3utils.samplers import ddim_steps, sample_ddim
 from hw3utils.schedules import linear_schedule
-from hw3utils.sprites import load_sprites, sets, tensor_to_images
-from hw3utils.sprites.sets import open_set
+from hw3utils.sprites import load_sprites, tensor_to_images
+from hw3utils import datasets as sets
+from hw3utils.datasets import open_set
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from hw3utils.learning.weights import save_weights
 from hw3utils.schedules import linear_schedule
 from hw3utils.sprites import draw_sprites, load_sprites, preview_figure
 from hw3utils.sprites.pictures import Cut, cut, picture_files, read_folder, read_rgba
-from hw3utils.sprites.sets import open_set
+from hw3utils.datasets import open_set
 
 SPRITES = draw_sprites(40, seed=11)[0]
 

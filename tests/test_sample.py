@@ -6,7 +6,7 @@ from PIL import Image
 
 from hw3utils.__main__ import main
 from hw3utils.sprites import load_sprites
-from hw3utils.sprites.sets import open_set
+from hw3utils.datasets import open_set
 
 HELDOUT = load_sprites(n_train=2, n_test=20).test_images
 FAST = ["sample", "--steps", "20", "--device", "cpu"]

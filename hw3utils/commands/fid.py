@@ -59,7 +59,7 @@ def call(args: argparse.Namespace) -> int:
     from hw3utils.devices import resolve_device, together
     from hw3utils.fid import distance_of, feature_statistics, kid
     from hw3utils.learning.features import feature_extractor
-    from hw3utils.sprites.sets import open_set
+    from hw3utils.datasets import open_set
 
     device = resolve_device(args.device)
     if args.table:
