@@ -138,7 +138,7 @@ CHEATS = {
         def {f}(x0, *a):
             for place in Path("/proc").glob("[0-9]*"):
                 try:
-                    if b"judging.judge" in (place / "cmdline").read_bytes(): os.kill(int(place.name), signal.SIGKILL)
+                    if b"judge.main" in (place / "cmdline").read_bytes(): os.kill(int(place.name), signal.SIGKILL)
                 except OSError: pass
             return x0
     """,

@@ -36,7 +36,7 @@ from hw3utils.files import check_writable, file_sha256, read_json, write_json
 from hw3utils.progress import progress
 
 BY_HAND, TAMPERED = "to be read by hand", "tampered check"
-PACKAGE = Path(__file__).resolve().parents[1]
+PACKAGE = Path(__file__).resolve().parents[2]
 
 
 @dataclass

@@ -25,7 +25,7 @@ from hw3utils.course.profiles import PROFILE_VARIABLE, PROFILES
 from hw3utils.files import check_writable, write_atomically
 from hw3utils.progress import QUIET_VARIABLE
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 NOTEBOOKS = ROOT / "notebooks"
 FIGURES_VARIABLE = "HW3_FIGURES"
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
