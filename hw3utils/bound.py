@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from hw3utils.arguments import check_count, check_data, check_number, shown
-from hw3utils.diffusion import check_times, perturb_input, posterior_tables
-from hw3utils.noise import EpsModel, Generators, evaluate_eps, gaussian_noise, working_dtype
+from hw3utils.diffusion import check_times, perturb_input, posterior_tables, x0_from_eps
+from hw3utils.noise import EpsModel, Generators, InferenceModel, check_finite, gaussian_noise, working_dtype
 from hw3utils.schedules import NoiseSchedule
 
 
@@ -27,7 +27,7 @@ class BoundTerms:
 
     @property
     def L_T(self) -> Tensor:
-        """KL(q(x_T | x_0) || N(0, I)): what is left of the data at time T."""
+        """KL(q(x_T | x_0) || N(0, I)): how far x_T still is from pure noise."""
         return self.terms[-1]
 
     @property
@@ -148,23 +148,24 @@ def bound_terms(
     if x0.ndim < 2 or x0.shape[0] == 0:
         raise ValueError(f"x0 has shape {tuple(x0.shape)}, expected (B, ...) with B of at least 1.")
     n_draws = check_count(n_draws, "n_draws")
-    on_x0, q_variance, p_variance = _model_variances(schedule, variance)
-    work = working_dtype(x0)
+    coef_x0, q_variance, p_variance = _model_variances(schedule, variance)
+    model, work = InferenceModel(eps_model), working_dtype(x0)
     data = x0.to(work)
     rows = []
     for _ in range(n_draws):
         for t in range(1, schedule.T + 1):
             x_t = perturb_input(x0, t, gaussian_noise(x0, generator), schedule)
-            eps = evaluate_eps(eps_model, x_t, t).to(work)
-            x0_hat = (x_t.to(work) - schedule.noise[t].item() * eps) / schedule.signal[t].item()
+            eps = model.at(x_t, t).to(work)
+            x0_hat = x0_from_eps(eps, x_t.to(work), schedule.signal[t].item(), schedule.noise[t].item())
             p = p_variance[t].item()
             if t == 1:
                 nats = decoder(data, x0_hat, torch.full_like(data, p))
             else:
-                shift2 = (on_x0[t].item() * (data - x0_hat)).square()
+                shift2 = (coef_x0[t].item() * (data - x0_hat)).square()
                 nats = _gaussian_kl(q_variance[t].item(), p, shift2)
             rows.append(nats.flatten(1).mean(1).cpu().to(torch.float64))
     values = torch.stack(rows).reshape(n_draws, schedule.T, -1).movedim(1, 0).flatten(1)
+    check_finite(values, "a term of the bound is NaN or infinity, expected finite numbers: look at the eps_model.")
     abar = schedule.alpha_bar[-1].item()
     L_T = 0.5 * (abar * data.square().flatten(1).mean(1) - abar - math.log1p(-abar)).cpu().to(torch.float64)
     terms, stderr = torch.cat([values.mean(1), L_T.mean()[None]]), torch.cat([_stderr(values), _stderr(L_T[None])])
@@ -190,21 +191,19 @@ def gaussian_bound_terms(
     Raises:
         ValueError: std is not above 0, or unknown variance.
 
-    Source: Ho, Jain and Abbeel 2020, arXiv 2006.11239, equations 5 and 8, with Gaussian data put in.
+    Source: Ho, Jain and Abbeel 2020, arXiv 2006.11239, equations 5 and 8, with Gaussian data substituted.
 
     >>> from hw3utils.schedules import linear_schedule
     >>> f"{gaussian_bound_terms(linear_schedule()).L_T:.1e}"
     '2.9e-05'
     """
-    mean, std = check_number(mean, "mean"), check_number(std, "std")
-    if std <= 0:
-        raise ValueError(f"std is {std}, expected a number above 0.")
-    on_x0, q_variance, p_variance = _model_variances(schedule, variance)
+    mean, std = check_number(mean, "mean"), check_number(std, "std", above=0)
+    coef_x0, q_variance, p_variance = _model_variances(schedule, variance)
     abar = schedule.alpha_bar
     error = std**2 * (1 - abar) / (abar * std**2 + 1 - abar)
     terms = torch.empty_like(abar)
     for t in range(2, schedule.T + 1):
-        terms[t - 1] = _gaussian_kl(q_variance[t].item(), p_variance[t].item(), on_x0[t] ** 2 * error[t])
+        terms[t - 1] = _gaussian_kl(q_variance[t].item(), p_variance[t].item(), coef_x0[t] ** 2 * error[t])
     terms[0] = 0.5 * ((2 * math.pi * p_variance[1]).log() + error[1] / p_variance[1])
     terms[-1] = 0.5 * (abar[-1] * (mean**2 + std**2) - abar[-1] - (-abar[-1]).log1p())
     return BoundTerms(terms / math.log(2), torch.zeros_like(terms))
@@ -214,10 +213,10 @@ def _model_variances(schedule: NoiseSchedule, variance: str) -> tuple[Tensor, Te
     """Coefficient of x_0 in the posterior mean, posterior variance, and the model's variance, for t = 0..T."""
     if not isinstance(variance, str) or variance not in ("beta", "posterior"):
         raise ValueError(f"variance is {shown(variance)}, expected 'beta' or 'posterior'.")
-    on_x0, _, q_variance = posterior_tables(schedule)
+    coef_x0, _, q_variance = posterior_tables(schedule)
     p_variance = (schedule.beta if variance == "beta" else q_variance).clone()
     p_variance[1] = schedule.beta[1]
-    return on_x0, q_variance, p_variance
+    return coef_x0, q_variance, p_variance
 
 
 def _gaussian_kl(q: float, p: float, shift2: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The forward process and its algebra: perturbation, chain, posterior, and the three names of one unknown.
+"""The forward process: perturbation, chain, posterior, and conversions between eps, x0 and score.
 
     x_t = signal_t * x_0 + noise_t * eps,      score = -eps / noise_t,      x0 = (x_t - noise_t * eps) / signal_t
 
@@ -13,15 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hw3utils.arguments import check_count, check_data
+from hw3utils.arguments import broadcast_to_batch, check_count, check_data
 from hw3utils.noise import Generators, gaussian_noise
-from hw3utils.schedules import NoiseSchedule
+from hw3utils.schedules import NoiseSchedule, check_schedule
 
 
 def check_times(t: Any, x: Tensor, schedule: NoiseSchedule, *, first: int = 1) -> Tensor:
     """Return the time steps as int64 on the CPU, shape () or (B,), or raise ValueError unless all are in first..T."""
-    if not isinstance(schedule, NoiseSchedule):
-        raise ValueError(f"schedule is {type(schedule).__name__}, expected a NoiseSchedule.")
+    check_schedule(schedule)
     if not isinstance(t, Tensor):
         return torch.tensor(check_count(t, "t", low=first, high=schedule.T))
     if t.is_floating_point() or t.is_complex() or t.dtype == torch.bool:
@@ -35,13 +34,17 @@ def check_times(t: Any, x: Tensor, schedule: NoiseSchedule, *, first: int = 1) -
 
 
 def look_up(table: Tensor, steps: Tensor, x: Tensor) -> Tensor:
-    """Take table[steps] (float64, CPU), cast it to the dtype and device of x, and shape it to broadcast against x."""
-    value = table[steps].to(x.dtype).to(x.device)
-    return value.reshape(-1, *[1] * (x.ndim - 1)) if steps.ndim else value
+    """Take table[steps] (float64, CPU) in the dtype and on the device of x, shaped to broadcast against x."""
+    return broadcast_to_batch(table[steps], x, "t")
+
+
+def x0_from_eps(eps: Tensor, x_t: Tensor, signal: float | Tensor, noise: float | Tensor) -> Tensor:
+    """The predicted data, (x_t - noise eps) / signal; no checks."""
+    return (x_t - noise * eps) / signal
 
 
 def perturb_input(x0: Tensor, t: int | Tensor, eps: Tensor, schedule: NoiseSchedule) -> Tensor:
-    """Take data to time t in one step: x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps.
+    """Draw x_t given x_0 in one step: x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps.
 
     Args:
         x0: data, shape (B, ...), floating point.
@@ -68,7 +71,7 @@ def perturb_input(x0: Tensor, t: int | Tensor, eps: Tensor, schedule: NoiseSched
 
 
 def forward_chain(x0: Tensor, schedule: NoiseSchedule, *, generator: Generators = None) -> Iterator[Tensor]:
-    """Run the chain step by step and yield x_1, x_2, ..., x_T.
+    """Simulate the forward chain step by step: x_1, x_2, ..., x_T.
 
     Each step is x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) z with fresh noise z.
 
@@ -120,8 +123,8 @@ def posterior(x0: Tensor, x_t: Tensor, t: int | Tensor, schedule: NoiseSchedule)
     check_data(x_t, "x_t")
     check_data(x0, "x0", like=x_t)
     steps = check_times(t, x_t, schedule)
-    on_x0, on_x_t, variance = (look_up(table, steps, x_t) for table in posterior_tables(schedule))
-    return on_x0 * x0 + on_x_t * x_t, variance
+    coef_x0, coef_x_t, variance = (look_up(table, steps, x_t) for table in posterior_tables(schedule))
+    return coef_x0 * x0 + coef_x_t * x_t, variance
 
 
 def posterior_tables(schedule: NoiseSchedule) -> tuple[Tensor, Tensor, Tensor]:
@@ -129,10 +132,10 @@ def posterior_tables(schedule: NoiseSchedule) -> tuple[Tensor, Tensor, Tensor]:
     beta, alpha, signal, noise2 = schedule.beta, schedule.alpha, schedule.signal, 1 - schedule.alpha_bar
     ratio = torch.zeros_like(beta)
     ratio[1:] = noise2[:-1] / noise2[1:]
-    on_x0, variance = torch.ones_like(beta), ratio * beta
-    # At t = 1 the coefficient of x_0 is beta_1 / (1 - alpha_bar_1) = 1, written out to keep it exact.
-    on_x0[2:] = signal[1:-1] * beta[2:] / noise2[2:]
-    return on_x0, alpha.sqrt() * ratio, variance
+    coef_x0, variance = torch.ones_like(beta), ratio * beta
+    # At t = 1 the coefficient of x_0 is beta_1 / (1 - alpha_bar_1) = 1 exactly; the quotient would be rounded.
+    coef_x0[2:] = signal[1:-1] * beta[2:] / noise2[2:]
+    return coef_x0, alpha.sqrt() * ratio, variance
 
 
 def eps_to_x0(eps: Tensor, x_t: Tensor, t: int | Tensor, schedule: NoiseSchedule) -> Tensor:
@@ -151,7 +154,7 @@ def eps_to_x0(eps: Tensor, x_t: Tensor, t: int | Tensor, schedule: NoiseSchedule
 
     Source: Song, Meng and Ermon 2021, arXiv 2010.02502, equation 9.
     """
-    return _convert("eps", eps, x_t, t, schedule, 0, lambda e, x, signal, noise: (x - noise * e) / signal)
+    return _convert("eps", eps, x_t, t, schedule, 0, x0_from_eps)
 
 
 def x0_to_eps(x0: Tensor, x_t: Tensor, t: int | Tensor, schedule: NoiseSchedule) -> Tensor:
@@ -203,6 +206,3 @@ def _convert(
     check_data(value, name, like=x_t)
     steps = check_times(t, x_t, schedule, first=first)
     return formula(value, x_t, look_up(schedule.signal, steps, x_t), look_up(schedule.noise, steps, x_t))
-
-
-# ---------------------------------------------------------------------------------------------------------- the bound

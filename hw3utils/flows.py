@@ -1,14 +1,15 @@
-"""One process in continuous time: its SDE, the flow of the same densities and all between, and the likelihood.
+"""The diffusion in continuous time: its SDE, the probability flow, the family between them, and the likelihood.
 
 Divide by the signal: y = x_t / signal_t is the data plus noise of size sigma_t = noise_t / signal_t, and
 
     dy = eps(x_t, t) d sigma                                             the probability flow
-    dy = (1 + lam^2) eps(x_t, t) d sigma + lam sqrt(2 sigma |d sigma|) z       the family, going down in sigma
+    dy = (1 + lam^2) eps(x_t, t) d sigma + lam sqrt(2 sigma |d sigma|) z       the family, for decreasing sigma
 
-have the densities of the diffusion at every time. The solvers go along the time steps of a schedule, so every
-`eps_model(x_t, t)` fits, exact or trained.
+have the densities of the diffusion at every time. The solvers use the time steps of a schedule, so they take every
+`eps_model(x_t, t)`, exact or trained.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -17,49 +18,33 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hw3utils.arguments import check_count, check_data, check_number, some_of
-from hw3utils.langevin import denoise, langevin
-from hw3utils.losses import Projection, rademacher_projection
-from hw3utils.noise import EpsModel, Generators, evaluate_eps, evaluating, gaussian_noise, predict_eps, working_dtype
-from hw3utils.progress import run_to_end
-from hw3utils.samplers import State, last_x
-from hw3utils.schedules import NoiseSchedule
+from hw3utils.arguments import broadcast_to_batch, check_count, check_data, check_decreasing, check_number
+from hw3utils.langevin import Score, denoise, langevin
+from hw3utils.losses import Projection, rademacher_projection, vector_jacobian
+from hw3utils.noise import (
+    EpsModel,
+    Generators,
+    InferenceModel,
+    check_answer,
+    check_finite,
+    differentiable,
+    evaluating,
+    gaussian_noise,
+    predict_eps,
+    working_dtype,
+)
+from hw3utils.progress import last
+from hw3utils.samplers import State
+from hw3utils.schedules import NoiseSchedule, check_schedule
 from hw3utils.time_grid import Steps, steps_to_grid
 
-Score = Callable[[Tensor, float], Tensor]
 
-
-def _start(x: Tensor, schedule: NoiseSchedule, name: str) -> None:
-    """Check what the solvers along a schedule start from."""
-    if not isinstance(schedule, NoiseSchedule):
-        raise ValueError(f"schedule is {type(schedule).__name__}, expected a NoiseSchedule.")
+def _check_start(x: Tensor, schedule: NoiseSchedule, name: str) -> None:
+    """Check the first state and the schedule."""
+    check_schedule(schedule)
     check_data(x, name)
     if x.ndim < 2:
         raise ValueError(f"{name} has shape {tuple(x.shape)}, expected (B, ...).")
-
-
-def _at_least_0(value: float, name: str) -> float:
-    number = check_number(value, name, expected="a number of at least 0")
-    if number < 0:
-        raise ValueError(f"{name} is {number}, expected a number of at least 0.")
-    return number
-
-
-def _falling(sigmas: Sequence[float] | Tensor) -> list[float]:
-    """Noise levels as numbers, checked."""
-    levels = [check_number(s, "a sigma", expected="a number above 0") for s in torch.as_tensor(sigmas).reshape(-1)]
-    if not levels or min(levels) <= 0 or any(b >= a for a, b in itertools.pairwise(levels)):
-        raise ValueError(f"sigmas is {some_of(levels)}, expected strictly decreasing numbers above 0.")
-    return levels
-
-
-def _wide(level: float | Tensor, x: Tensor) -> float | Tensor:
-    """One level a sample (B,) made to broadcast against x (B, ...)."""
-    if not isinstance(level, Tensor) or level.ndim == 0:
-        return level
-    if level.shape != x.shape[:1]:
-        raise ValueError(f"a level has shape {tuple(level.shape)}, expected one number or one a sample ({len(x)},).")
-    return level.to(x).reshape(-1, *[1] * (x.ndim - 1))
 
 
 # ------------------------------------------------------------------------------------------------------------ the SDE
@@ -95,8 +80,7 @@ def vp_sde(schedule: NoiseSchedule, t: float | Tensor) -> SDE:
     >>> [round(float(value), 4) for value in vp_sde(linear_schedule(), 500.0)]
     [0.0101, 0.2803, 0.9599]
     """
-    if not isinstance(schedule, NoiseSchedule):
-        raise ValueError(f"schedule is {type(schedule).__name__}, expected a NoiseSchedule.")
+    check_schedule(schedule)
     t = torch.as_tensor(t, dtype=torch.float64)
     if not bool(((t >= 0) & (t <= schedule.T)).all()):
         raise ValueError(f"t lies in [{float(t.min())}, {float(t.max())}], expected times in 0..{schedule.T}.")
@@ -127,17 +111,55 @@ def reverse_drift(x: Tensor, score: Tensor, beta: float | Tensor, *, lam: float 
     """
     check_data(x, "x")
     check_data(score, "score", like=x)
-    return -_wide(beta, x) / 2 * (x + (1 + _at_least_0(lam, "lam") ** 2) * score)
+    lam = check_number(lam, "lam", at_least=0)
+    return -broadcast_to_batch(beta, x, "beta") / 2 * (x + (1 + lam**2) * score)
 
 
 def _family_step(y: Tensor, y0: Tensor, sigma: tuple[float, float], lam: float, draw: Callable[[], Tensor]) -> Tensor:
-    """Solve the family's equation from sigma[0] to sigma[1] with the predicted data y0 held fixed.
+    """Solve the equation of the family from sigma[0] to sigma[1] with the predicted data y0 held constant.
 
-    Then it is linear: y0 + r^(1 + lam^2) (y - y0) + sigma_s sqrt(1 - r^(2 lam^2)) z, with r = sigma_s / sigma_t.
+    Then it is linear, and the solution is y0 + r^(1 + lam^2) (y - y0) + sigma_s sqrt(1 - r^(2 lam^2)) z with
+    r = sigma_s / sigma_t.
     """
     t, s = sigma
     y = y0 + (s / t) ** (1 + lam**2) * (y - y0)
     return y + s * math.sqrt(1 - (s / t) ** (2 * lam**2)) * draw() if lam > 0 and s > 0 else y
+
+
+def sample_sde(
+    eps_model: EpsModel,
+    x_T: Tensor,
+    schedule: NoiseSchedule,
+    *,
+    lam: float = 1.0,
+    steps: Steps = None,
+    spacing: str = "uniform",
+    generator: Generators = None,
+) -> Tensor:
+    """Sample by the family between the probability flow (lam = 0) and the reverse SDE (lam = 1), of order 1.
+
+    A step solves the equation exactly, except that the predicted data are held constant. So lam = 0 is DDIM, lam = 1 is
+    DDPM with the posterior variance, and in the limit of short steps lam is DDIM's eta.
+
+    Args:
+        eps_model: callable (x_t, t) -> eps.
+        x_T: initial state, shape (B, ...), normally standard normal noise.
+        schedule: noise schedule.
+        lam: at least 0.
+        steps: None for every step, a number S in 1..T, or increasing time steps in 1..T that end at T.
+        spacing: how S steps are spread, see `time_grid`.
+        generator: source of the noise: one generator, one per sample, or None for torch's default generator.
+
+    Returns:
+        The sample, shape and dtype of x_T.
+
+    Raises:
+        ValueError: arguments out of range, or a model that returns another shape, NaN or infinity.
+
+    Source: Zhang and Chen 2023, arXiv 2204.13902 (the family); Song et al. 2021, arXiv 2011.13456, equation 6.
+    """
+    states = sde_steps(eps_model, x_T, schedule, lam=lam, steps=steps, spacing=spacing, generator=generator)
+    return last(states).x
 
 
 def sde_steps(
@@ -150,38 +172,46 @@ def sde_steps(
     spacing: str = "uniform",
     generator: Generators = None,
 ) -> Iterator[State]:
-    """Sample by the family between the probability flow (lam = 0) and the reverse SDE (lam = 1), of order 1.
-
-    A step solves the equation exactly but for the predicted data, which it holds fixed. So lam = 0 is DDIM, lam = 1
-    DDPM with the posterior variance, and lam is DDIM's eta as the steps grow short.
-
-    Args:
-        eps_model: callable (x_t, t) -> eps.
-        x_T: where the chain starts, shape (B, ...), normally standard normal noise.
-        schedule: noise schedule.
-        lam: at least 0.
-        steps: None for every step, a number S in 1..T, or increasing time steps in 1..T that end at T.
-        spacing: how S steps are spread, see `time_grid`.
-        generator: source of the noise: one generator, one per sample, or None for torch's default generator.
-
-    Yields:
-        Every state, from x_T to the sample at t = 0 (S + 1 states). `sample_sde` returns the last x, shape of x_T.
-
-    Raises:
-        ValueError: arguments out of range, or a model that returns another shape, NaN or infinity.
-
-    Source: Zhang and Chen 2023, arXiv 2204.13902 (the family); Song et al. 2021, arXiv 2011.13456, equation 6.
-    """
-    _start(x_T, schedule, "x_T")
+    """Yield the S + 1 states of `sample_sde`, from x_T to t = 0."""
+    _check_start(x_T, schedule, "x_T")
     grid = steps_to_grid(steps, schedule.T, spacing, schedule)
-    lam = _at_least_0(lam, "lam")
-    work, dtype = working_dtype(x_T), x_T.dtype
+    lam = check_number(lam, "lam", at_least=0)
+    work = working_dtype(x_T)
 
     def step(y: Tensor, eps: Tensor, t: int, s: int) -> Tensor:
-        levels = [(schedule.noise[k] / schedule.signal[k]).item() for k in (t, s)]
-        return _family_step(y, y - levels[0] * eps, levels, lam, lambda: gaussian_noise(x_T, generator).to(work))
+        sigma_t, sigma_s = ((schedule.noise[k] / schedule.signal[k]).item() for k in (t, s))
+        draw = functools.partial(gaussian_noise, x_T, generator)
+        return _family_step(y, y - sigma_t * eps, (sigma_t, sigma_s), lam, lambda: draw().to(work))
 
-    return _down(eps_model, x_T.to(work), schedule, grid, step, dtype)
+    return _integrate(InferenceModel(eps_model), x_T.to(work), schedule, grid, step, x_T.dtype)
+
+
+def sample_heun(
+    eps_model: EpsModel,
+    x_T: Tensor,
+    schedule: NoiseSchedule,
+    *,
+    steps: Steps = None,
+    spacing: str = "uniform",
+    generator: Generators = None,
+) -> Tensor:
+    """Solve the probability flow by Heun's method, of order 2: the mean of the slopes at both ends of a step.
+
+    The last step, to t = 0, is that of DDIM, since models take t in 1..T. S steps take 2 S - 1 model calls.
+
+    Args:
+        eps_model, x_T, schedule, steps, spacing: as for `sample_sde`.
+        generator: ignored, the solver draws nothing; taken so that all samplers are called alike.
+
+    Returns:
+        The sample, shape and dtype of x_T.
+
+    Raises:
+        ValueError: as `sample_sde`.
+
+    Source: Karras et al. 2022, arXiv 2206.00364, algorithm 1.
+    """
+    return last(heun_steps(eps_model, x_T, schedule, steps=steps, spacing=spacing, generator=generator)).x
 
 
 def heun_steps(
@@ -193,57 +223,74 @@ def heun_steps(
     spacing: str = "uniform",
     generator: Generators = None,
 ) -> Iterator[State]:
-    """Solve the probability flow by Heun's method, of order 2: the mean of the slopes at both ends of a step.
-
-    The step to t = 0, where no model is asked, is DDIM's. S steps take 2 S - 1 model calls.
-
-    Args:
-        eps_model, x_T, schedule, steps, spacing: as for `sde_steps`.
-        generator: not used, the solver draws nothing; taken so that all samplers are called alike.
-
-    Yields:
-        Every state, from x_T to the sample at t = 0 (S + 1 states). `sample_heun` returns the last x, shape of x_T.
-
-    Raises:
-        ValueError: as `sde_steps`.
-
-    Source: Karras et al. 2022, arXiv 2206.00364, algorithm 1.
-    """
-    _start(x_T, schedule, "x_T")
+    """Yield the S + 1 states of `sample_heun`, from x_T to t = 0."""
+    _check_start(x_T, schedule, "x_T")
     grid = steps_to_grid(steps, schedule.T, spacing, schedule)
-    dtype, sigma = x_T.dtype, schedule.noise / schedule.signal
+    model, dtype, sigma = InferenceModel(eps_model), x_T.dtype, schedule.noise / schedule.signal
 
     def step(y: Tensor, eps: Tensor, t: int, s: int) -> Tensor:
         width = (sigma[s] - sigma[t]).item()
         if s > 0:
-            there = schedule.signal[s].item() * (y + width * eps)
-            eps = (eps + evaluate_eps(eps_model, there.to(dtype), s).to(y.dtype)) / 2
+            x_s = schedule.signal[s].item() * (y + width * eps)
+            eps = (eps + model.at(x_s.to(dtype), s).to(y.dtype)) / 2
         return y + width * eps
 
-    return _down(eps_model, x_T.to(working_dtype(x_T)), schedule, grid, step, dtype)
+    return _integrate(model, x_T.to(working_dtype(x_T)), schedule, grid, step, dtype)
 
 
 @torch.no_grad()
-def _down(
-    eps_model: EpsModel,
+def _integrate(
+    model: InferenceModel,
     x_T: Tensor,
     schedule: NoiseSchedule,
     grid: list[int],
     step: Callable[[Tensor, Tensor, int, int], Tensor],
     dtype: torch.dtype,
 ) -> Iterator[State]:
-    """Go down the grid in y = x / signal; `step(y, eps, t, s)` makes the next y."""
+    """Integrate along the time grid in y = x / signal; `step(y, eps, t, s)` gives the next y."""
     y = x_T / schedule.signal[grid[0]].item()
     for t, s in itertools.pairwise(grid):
         x = (schedule.signal[t].item() * y).to(dtype)
-        eps = evaluate_eps(eps_model, x, t).to(y.dtype)
+        eps = model.at(x, t).to(y.dtype)
         yield State(t, x, (y - (schedule.noise[t] / schedule.signal[t]).item() * eps).to(dtype))
         y = step(y, eps, t, s)
+    check_finite(y, "the sample holds NaN or infinity, expected finite numbers: look at what the eps_model returns.")
     yield State(0, y.to(dtype), y.to(dtype))
 
 
-sample_sde = run_to_end(sde_steps, "sample_sde", last_x)
-sample_heun = run_to_end(heun_steps, "sample_heun", last_x)
+def predictor_corrector(
+    score: Score,
+    x: Tensor,
+    sigmas: Sequence[float] | Tensor,
+    *,
+    lam: float = 1.0,
+    n_corrections: int = 1,
+    step_size: float = 0.1,
+    generator: Generators = None,
+) -> Tensor:
+    """Sample along decreasing noise levels: a step of the family to the next level, then Langevin steps at that level.
+
+    Args:
+        score: callable (x (B, D), sigma) -> (B, D).
+        x: initial points, data plus noise of sigmas[0], shape (B, D).
+        sigmas: noise levels, strictly decreasing, above 0; a last step goes on to 0.
+        lam: of the predictor, at least 0; 1 is the reverse SDE, 0 the probability flow.
+        n_corrections: Langevin steps at each level, at least 0.
+        step_size: of the corrector at sigma = 1, above 0; at sigma it is step_size sigma^2.
+        generator: source of the noise.
+
+    Returns:
+        The points at sigma = 0, shape (B, D).
+
+    Raises:
+        ValueError: arguments out of range, or a score of a wrong shape, NaN or infinity.
+
+    Source: Song et al. 2021, arXiv 2011.13456, section 4.2.
+    """
+    states = predictor_corrector_steps(
+        score, x, sigmas, lam=lam, n_corrections=n_corrections, step_size=step_size, generator=generator
+    )
+    return last(states)
 
 
 def predictor_corrector_steps(
@@ -256,49 +303,22 @@ def predictor_corrector_steps(
     step_size: float = 0.1,
     generator: Generators = None,
 ) -> Iterator[Tensor]:
-    """Go down noise levels: a step of the family predicts the next level, Langevin steps correct at that level.
-
-    Args:
-        score: callable (x (B, D), sigma) -> (B, D).
-        x: starting points, data plus noise of sigmas[0], shape (B, D).
-        sigmas: noise levels, strictly decreasing, above 0; a last step goes on to 0.
-        lam: of the predictor, at least 0; 1 is the reverse SDE, 0 the flow.
-        n_corrections: Langevin steps at each level, at least 0.
-        step_size: of the corrector at sigma = 1, above 0; at sigma it is step_size sigma^2.
-        generator: source of the noise.
-
-    Yields:
-        The points at each level and at 0, shape (B, D), the start first. `predictor_corrector` returns the last ones.
-
-    Raises:
-        ValueError: arguments out of range, or a score of a wrong shape, NaN or infinity.
-
-    Source: Song et al. 2021, arXiv 2011.13456, section 4.2.
-    """
-    levels, lam = _falling(sigmas), _at_least_0(lam, "lam")
-    options = {"n_steps": check_count(n_corrections, "n_corrections", low=0), "generator": generator}
+    """Yield the points of `predictor_corrector` at each level and at 0, shape (B, D), the initial ones first."""
+    levels, lam = check_decreasing(sigmas, "sigmas"), check_number(lam, "lam", at_least=0)
+    n_corrections = check_count(n_corrections, "n_corrections", low=0)
     langevin(score, x, step_size=step_size, n_steps=0)  # checks x and step_size before the first state is asked for
 
     def states(x: Tensor) -> Iterator[Tensor]:
         yield x
         for t, s in itertools.pairwise([*levels, 0.0]):
-            before = x
-            x = _family_step(x, denoise(score, x, t), (t, s), lam, lambda x=before: gaussian_noise(x, generator))
+            draw = functools.partial(gaussian_noise, x, generator)
+            x = _family_step(x, denoise(score, x, t), (t, s), lam, draw)
             if s > 0:
-                x = langevin(score, x, step_size=step_size * s**2, sigma=s, **options)
+                a = step_size * s**2
+                x = langevin(score, x, step_size=a, n_steps=n_corrections, sigma=s, generator=generator)
             yield x
 
     return states(x)
-
-
-def _last(states: Iterator[Tensor]) -> Tensor:
-    """Go to the last state, keeping one at a time."""
-    for x in states:  # noqa: B007
-        pass
-    return x
-
-
-predictor_corrector = run_to_end(predictor_corrector_steps, "predictor_corrector", _last)
 
 
 # --------------------------------------------------------------------------------------------------------- likelihood
@@ -319,23 +339,26 @@ def divergence(field: Callable[[Tensor], Tensor], x: Tensor, directions: Tensor 
         field: differentiable callable x (B, ...) -> (B, ...) that treats each sample by itself.
         x: points, shape (B, ...).
         directions: v of shape (n, B, ...) with E[v v^T] = I, for n estimates v^T (d field / dx) v of each divergence
-            (Hutchinson), a backward pass each; None for the exact trace, a backward pass a dimension.
+            (Hutchinson), one backward pass each; None for the exact trace, one backward pass a dimension.
 
     Returns:
-        The field, shape of x, and its divergence, shape (n, B), n = 1 for the exact trace; both without a graph.
+        The field, shape of x, and its divergence, shape (n, B), n = 1 for the exact trace; both without a graph. The
+        divergence of a constant field is 0.
+
+    Raises:
+        ValueError: a field of another shape than x.
 
     Source: Grathwohl et al. 2019, arXiv 1810.01367; Hutchinson 1990.
     """
     exact = directions is None
     if exact:
-        unit = torch.eye(x[0].numel(), dtype=x.dtype, device=x.device)
+        unit = torch.eye(math.prod(x.shape[1:]), dtype=x.dtype, device=x.device)
         directions = unit.reshape(-1, 1, *x.shape[1:]).expand(-1, *x.shape)
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        value = field(x)
-        rows = [(torch.autograd.grad(value, x, v, retain_graph=True)[0] * v).flatten(1).sum(1) for v in directions]
-    found = torch.stack(rows).detach()
-    return value.detach(), found.sum(0, keepdim=True) if exact else found
+    with differentiable(x) as x:
+        value = check_answer(field(x), x, "field")
+        rows = [(vector_jacobian(value, x, v) * v).sum(tuple(range(1, x.ndim))) for v in directions]
+    estimates = torch.stack(rows).detach()
+    return value.detach(), estimates.sum(0, keepdim=True) if exact else estimates
 
 
 def log_likelihood(
@@ -350,7 +373,7 @@ def log_likelihood(
     projection: Projection = rademacher_projection,
     generator: torch.Generator | None = None,
 ) -> Likelihood:
-    """Give log p of points: the probability flow takes them to noise, and its divergence is what the volume changes by.
+    """Give log p of points: the probability flow maps them to noise, and its divergence gives the change of volume.
 
         log p(x_0) = log p_T(x_T) + D log(signal_T) + integral over sigma of div_y eps
 
@@ -361,10 +384,10 @@ def log_likelihood(
         x: data, shape (B, ...), floating point; float64 for more than three digits.
         schedule: noise schedule, or noise levels sigma above 0, strictly decreasing (then signal is 1).
         steps, spacing: of a NoiseSchedule, as for the samplers; None is every step.
-        n_projections: None for the exact trace, a backward pass a dimension; or 2 and more of Hutchinson's directions,
-            drawn once for the whole path.
-        prior: log density of x_T, (B, ...) -> (B,). None: N(0, I), or N(0, sigma_max^2 I) for levels. The data differ
-            from that by what their mean and spread still are at T.
+        n_projections: None for the exact trace, one backward pass a dimension; or 2 and more of Hutchinson's
+            directions, drawn once for all steps.
+        prior: log density of x_T, (B, ...) -> (B,). None: N(0, I), or N(0, sigma_max^2 I) for levels, which neglects
+            what x_T still holds of the mean and variance of the data.
         projection, generator: how the directions are drawn.
 
     Returns:
@@ -377,39 +400,50 @@ def log_likelihood(
     """
     levels = _levels(score_or_eps, x, schedule, steps, spacing)
     n = None if n_projections is None else check_count(n_projections, "n_projections", low=2)
-    directions = None if n is None else torch.stack([projection(x, generator) for _ in range(n)])
+    directions = None
+    if n is not None:
+        directions = torch.stack([check_answer(projection(x, generator), x, "projection") for _ in range(n)])
     with evaluating(score_or_eps):
         y, change = x.detach(), torch.zeros(1 if n is None else n, len(x), dtype=x.dtype, device=x.device)
-        slope, spread, below = torch.zeros_like(y), torch.zeros_like(change), 0.0
+        slope, div, sigma_prev = torch.zeros_like(y), torch.zeros_like(change), 0.0
         for i, (sigma, signal, eps) in enumerate(levels):
-            width = sigma - below
-            there = y + width * slope
-            after, spread_after = divergence(lambda z, a=signal, eps=eps: eps(a * z), there, directions)
-            y = y + width * (slope + after) / 2
-            change = change + width * (spread + spread_after) / 2
-            below = sigma
+            width = sigma - sigma_prev
+            upper = y + width * slope
+            slope_upper, div_upper = divergence(lambda z, a=signal, eps=eps: eps(a * z), upper, directions)
+            y = y + width * (slope + slope_upper) / 2
+            change = change + width * (div + div_upper) / 2
+            sigma_prev = sigma
             if i + 1 < len(levels):
-                slope, spread = divergence(lambda z, a=signal, eps=eps: eps(a * z), y, directions)
-    x_T = signal * y
-    scale = 1.0 if isinstance(schedule, NoiseSchedule) else sigma
-    normal = torch.distributions.Normal(0.0, scale)
-    base = normal.log_prob(x_T).flatten(1).sum(1) if prior is None else prior(x_T)
-    values = base + x[0].numel() * math.log(signal) + change
-    stderr = torch.zeros_like(base) if n is None else values.std(0) / math.sqrt(n)
+                slope, div = divergence(lambda z, a=signal, eps=eps: eps(a * z), y, directions)
+    x_T, dimensions = signal * y, math.prod(x.shape[1:])
+    check_finite(x_T, "the flow ends in NaN or infinity, expected finite numbers: look at what the model returns.")
+    if prior is None:
+        scale = 1.0 if isinstance(schedule, NoiseSchedule) else sigma
+        log_prior = torch.distributions.Normal(0.0, scale).log_prob(x_T).sum(tuple(range(1, x.ndim)))
+    else:
+        log_prior = prior(x_T)
+        if not isinstance(log_prior, Tensor) or log_prior.shape != x.shape[:1]:
+            got = f"shape {tuple(log_prior.shape)}" if isinstance(log_prior, Tensor) else type(log_prior).__name__
+            raise ValueError(f"the prior returned {got}, expected shape ({len(x)},): one number a point.")
+    values = log_prior + dimensions * math.log(signal) + change
+    stderr = torch.zeros_like(log_prior) if n is None else values.std(0) / math.sqrt(n)
     return Likelihood(values.mean(0), stderr, x_T)
 
 
 def _levels(
     model: Callable[..., Tensor], x: Tensor, schedule: NoiseSchedule | Sequence[float], steps: Steps, spacing: str
 ) -> list[tuple[float, float, Callable[[Tensor], Tensor]]]:
-    """The way up from the data: sigma, signal and the noise predictor of each level."""
+    """The levels from the data upwards: sigma, signal and the noise predictor of each."""
     if isinstance(schedule, NoiseSchedule):
-        _start(x, schedule, "x")
+        _check_start(x, schedule, "x")
         grid = steps_to_grid(steps, schedule.T, spacing, schedule)[-2::-1]
         tables = (schedule.noise / schedule.signal, schedule.signal)
         return [(*(table[t].item() for table in tables), lambda z, t=t: predict_eps(model, z, t)) for t in grid]
     check_data(x, "x")
-    return [(s, 1.0, lambda z, s=s: -s * model(z, s)) for s in _falling(schedule)[::-1]]
+    if x.ndim < 2:
+        raise ValueError(f"x has shape {tuple(x.shape)}, expected (B, ...).")
+    levels = check_decreasing(schedule, "the noise levels")[::-1]
+    return [(s, 1.0, lambda z, s=s: -s * check_answer(model(z, s), z, "score")) for s in levels]
 
 
 def bits_per_dim(log_prob: Tensor, dimensions: int, *, bin_width: float = 1.0) -> Tensor:
@@ -432,7 +466,5 @@ def bits_per_dim(log_prob: Tensor, dimensions: int, *, bin_width: float = 1.0) -
     >>> bits_per_dim(torch.tensor([-2 * math.log(2)]), 2).tolist()
     [1.0]
     """
-    width = check_number(bin_width, "bin_width", expected="a number above 0")
-    if width <= 0:
-        raise ValueError(f"bin_width is {width}, expected a number above 0.")
+    width = check_number(bin_width, "bin_width", above=0)
     return -log_prob / (check_count(dimensions, "dimensions") * math.log(2)) - math.log2(width)

@@ -1,92 +1,87 @@
-"""Markov chain Monte Carlo with a score: deterministic ascent, Langevin, Metropolis-adjusted, annealed.
+"""Langevin dynamics with a score: unadjusted, Metropolis-adjusted, annealed; gradient ascent; denoising.
 
-The step size a has one meaning everywhere: x + (a / 2) score(x, sigma) + sqrt(a) z. A sampler is written as `*_steps`,
-which yields every state, the start first; the function without `_steps` is made of it and returns the last one.
+The step size a has one meaning everywhere: x + (a / 2) score(x, sigma) + sqrt(a) z. For each sampler there are two
+functions: `NAME` returns the last state, `NAME_steps` yields every state, the first one included.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from hw3utils.arguments import check_count, check_data, check_number
-from hw3utils.noise import Generators, gaussian_noise, without_gradients
-from hw3utils.progress import run_to_end
+from hw3utils.arguments import check_count, check_data, check_decreasing, check_number
+from hw3utils.noise import Generators, InferenceModel, check_finite, gaussian_noise
+from hw3utils.progress import last
 
 Score = Callable[[Tensor, float], Tensor]
+LogProb = Callable[[Tensor], Tensor]
 
 
-def _start(x: Tensor, step_size: float, n_steps: int, sigma: float) -> tuple[Tensor, float, int, float]:
-    """Check what all samplers take."""
+def _check_start(x: Tensor, step_size: float, n_steps: int, sigma: float) -> tuple[Tensor, float, int, float]:
+    """Check the arguments of all samplers here; return x without its graph, a, the number of steps, and sigma."""
     check_data(x, "x")
     if x.ndim != 2:
         raise ValueError(f"x has shape {tuple(x.shape)}, expected points (B, D).")
-    a = check_number(step_size, "step_size", expected="a number above 0")
-    if a <= 0:
-        raise ValueError(f"step_size is {a}, expected a number above 0.")
-    level = check_number(sigma, "sigma", expected="a number of at least 0")
-    if level < 0:
-        raise ValueError(f"sigma is {level}, expected a number of at least 0.")
-    return x.detach(), a, check_count(n_steps, "n_steps", low=0), level
+    a = check_number(step_size, "step_size", above=0)
+    return x.detach(), a, check_count(n_steps, "n_steps", low=0), check_number(sigma, "sigma", at_least=0)
 
 
-def _evaluate(score: Score, x: Tensor, sigma: float) -> Tensor:
-    """The score at x, checked: a chain that has left all numbers is told at once."""
-    if x.device.type == "cpu" and not bool(x.isfinite().all()):
-        raise ValueError("the chain has left all numbers; take a smaller step size.")
-    s = without_gradients(score, x, sigma)
-    if not isinstance(s, Tensor) or s.shape != x.shape:
-        got = f"shape {tuple(s.shape)}" if isinstance(s, Tensor) else type(s).__name__
-        raise ValueError(f"the score returned {got}, expected the shape {tuple(x.shape)} of its input.")
-    if not bool(s.isfinite().all()):
-        raise ValueError("the score returned NaN or infinity; the chain may have diverged, take a smaller step size.")
-    return s
+DIVERGED = "the chain diverged (NaN or infinity); take a smaller step size."
+
+
+def _evaluate(score: InferenceModel, x: Tensor, sigma: float) -> Tensor:
+    """The score at x. On the CPU a diverged chain is reported at once, on an accelerator at the end of the chain."""
+    if x.device.type == "cpu":
+        check_finite(x, DIVERGED)
+    return score(x, sigma)
+
+
+def _end(states: Iterator[Tensor]) -> Tensor:
+    """The last state of a chain, checked."""
+    x = last(states)
+    check_finite(x, DIVERGED)
+    return x
 
 
 def _chain(x: Tensor, n_steps: int, step: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
-    """Yield x, then what n steps make of it."""
+    """Yield x and the n states that follow it."""
     yield x
     for _ in range(n_steps):
         x = step(x)
         yield x
 
 
-def _last(states: Iterator[Tensor]) -> Tensor:
-    """Go to the last state, keeping one at a time."""
-    for x in states:  # noqa: B007
-        pass
-    return x
-
-
-def ascent_steps(score: Score, x: Tensor, *, step_size: float, n_steps: int, sigma: float = 0.0) -> Iterator[Tensor]:
-    """Climb the log density, x + (a / 2) score(x): deterministic, it ends at a mode and samples nothing.
+def ascent(score: Score, x: Tensor, *, step_size: float, n_steps: int, sigma: float = 0.0) -> Tensor:
+    """Gradient ascent on the log density, x + (a / 2) score(x): deterministic, it ends at a mode and does not sample.
 
     Args:
         score: callable (x (B, D), sigma) -> (B, D).
-        x: starting points, shape (B, D).
+        x: initial points, shape (B, D).
         step_size: a, above 0.
-        n_steps: steps, at least 0.
-        sigma: noise level that the score is asked for, at least 0 (0: the data themselves).
+        n_steps: number of steps, at least 0.
+        sigma: noise level at which the score is evaluated, at least 0 (0: the data themselves).
 
-    Yields:
-        Every state, shape (B, D), the start first. `ascent` returns the last one.
+    Returns:
+        The last state, shape (B, D).
 
     Raises:
-        ValueError: arguments out of range, or a score of a wrong shape, NaN or infinity.
+        ValueError: arguments out of range, a chain that diverges, or a score of a wrong shape, NaN or infinity.
     """
-    x, a, n, sigma = _start(x, step_size, n_steps, sigma)
-
-    return _chain(x, n, lambda x: x + a / 2 * _evaluate(score, x, sigma))
+    return _end(ascent_steps(score, x, step_size=step_size, n_steps=n_steps, sigma=sigma))
 
 
-ascent = run_to_end(ascent_steps, "ascent", _last)
+def ascent_steps(score: Score, x: Tensor, *, step_size: float, n_steps: int, sigma: float = 0.0) -> Iterator[Tensor]:
+    """Yield the n_steps + 1 states of `ascent`, shape (B, D)."""
+    x, a, n, sigma = _check_start(x, step_size, n_steps, sigma)
+    model = InferenceModel(score, "score")
+    return _chain(x, n, lambda x: x + a / 2 * _evaluate(model, x, sigma))
 
 
-def langevin_steps(
+def langevin(
     score: Score, x: Tensor, *, step_size: float, n_steps: int, sigma: float = 0.0, generator: Generators = None
-) -> Iterator[Tensor]:
+) -> Tensor:
     """Run unadjusted Langevin dynamics: x + (a / 2) score(x) + sqrt(a) z.
 
     As a goes to 0 and the number of steps to infinity the states are samples of the density. At a finite a there is a
@@ -94,33 +89,43 @@ def langevin_steps(
 
     Args:
         score: callable (x (B, D), sigma) -> (B, D).
-        x: starting points, shape (B, D).
+        x: initial points, shape (B, D).
         step_size: a, above 0.
-        n_steps: steps, at least 0.
-        sigma: noise level that the score is asked for, at least 0 (0: the data themselves).
+        n_steps: number of steps, at least 0.
+        sigma: noise level at which the score is evaluated, at least 0 (0: the data themselves).
         generator: source of the noise.
 
-    Yields:
-        Every state, shape (B, D), the start first. `langevin` returns the last one.
+    Returns:
+        The last state, shape (B, D).
 
     Raises:
-        ValueError: arguments out of range, or a score of a wrong shape, NaN or infinity.
+        ValueError: arguments out of range, a chain that diverges, or a score of a wrong shape, NaN or infinity.
 
     Source: Roberts and Tweedie 1996; Welling and Teh 2011; Song and Ermon 2019, arXiv 1907.05600, equation 4.
     """
-    x, a, n, sigma = _start(x, step_size, n_steps, sigma)
+    states = langevin_steps(score, x, step_size=step_size, n_steps=n_steps, sigma=sigma, generator=generator)
+    return _end(states)
 
+
+def langevin_steps(
+    score: Score, x: Tensor, *, step_size: float, n_steps: int, sigma: float = 0.0, generator: Generators = None
+) -> Iterator[Tensor]:
+    """Yield the n_steps + 1 states of `langevin`, shape (B, D)."""
+    x, a, n, sigma = _check_start(x, step_size, n_steps, sigma)
+    return _langevin_chain(InferenceModel(score, "score"), x, a, n, sigma, generator)
+
+
+def _langevin_chain(
+    score: InferenceModel, x: Tensor, a: float, n_steps: int, sigma: float, generator: Generators
+) -> Iterator[Tensor]:
     def step(x: Tensor) -> Tensor:
         return x + a / 2 * _evaluate(score, x, sigma) + math.sqrt(a) * gaussian_noise(x, generator)
 
-    return _chain(x, n, step)
-
-
-langevin = run_to_end(langevin_steps, "langevin", _last)
+    return _chain(x, n_steps, step)
 
 
 def acceptance_log_ratio(
-    log_prob: Callable[[Tensor], Tensor], score: Score, x: Tensor, y: Tensor, *, step_size: float, sigma: float = 0.0
+    log_prob: LogProb, score: Score, x: Tensor, y: Tensor, *, step_size: float, sigma: float = 0.0
 ) -> Tensor:
     """Log of the Metropolis-Hastings ratio for a Langevin proposal from x to y.
 
@@ -130,30 +135,89 @@ def acceptance_log_ratio(
         log_prob: callable (B, D) -> (B,), up to a constant.
         score: its gradient, callable (x, sigma) -> (B, D).
         x, y: states, shape (B, D).
-        step_size: a.
-        sigma: noise level that the score is asked for.
+        step_size: a, above 0.
+        sigma: noise level at which the score is evaluated, at least 0.
 
     Returns:
         The log ratio, shape (B,); antisymmetric in x and y.
 
     Raises:
-        ValueError: states that do not fit, NaN or infinity, or a step size that is not positive.
+        ValueError: states that do not fit, NaN or infinity, a step size that is not positive, or a log_prob or score
+            of a wrong shape.
 
     Source: Roberts and Tweedie 1996, section 1.4.
     """
-    x, step_size, _, sigma = _start(x, step_size, 1, sigma)
+    x, a, _, sigma = _check_start(x, step_size, 1, sigma)
     check_data(y, "y", like=x)
+    model = InferenceModel(score, "score")
+    at_x, at_y = (_Point(z, _log_prob(log_prob, z), z + a / 2 * _evaluate(model, z, sigma)) for z in (x, y))
+    return _log_ratio(at_x, at_y, a)
 
-    def log_q(to: Tensor, here: Tensor) -> Tensor:
-        mean = here + step_size / 2 * _evaluate(score, here, sigma)
-        return -(to - mean).square().sum(1) / (2 * step_size)
 
-    with torch.no_grad():
-        return log_prob(y) + log_q(x, y) - log_prob(x) - log_q(y, x)
+class _Point(NamedTuple):
+    """A state of MALA, its log density, and the mean of the proposal from there."""
+
+    x: Tensor
+    log_prob: Tensor
+    mean: Tensor
+
+
+def _log_ratio(here: _Point, there: _Point, a: float) -> Tensor:
+    """log p(there) q(here | there) - log p(here) q(there | here)."""
+
+    def log_q(to: _Point, start: _Point) -> Tensor:
+        return -(to.x - start.mean).square().sum(1) / (2 * a)
+
+    return there.log_prob + log_q(here, there) - here.log_prob - log_q(there, here)
+
+
+@torch.no_grad()
+def _log_prob(log_prob: LogProb, x: Tensor) -> Tensor:
+    """The log density at x, checked: a shape other than (B,) would broadcast into a wrong ratio."""
+    value = log_prob(x)
+    if not isinstance(value, Tensor) or value.shape != x.shape[:1]:
+        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"the log_prob returned {got}, expected shape ({len(x)},): one number a point.")
+    return value
+
+
+def mala(
+    log_prob: LogProb,
+    score: Score,
+    x: Tensor,
+    *,
+    step_size: float,
+    n_steps: int,
+    sigma: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Run Metropolis-adjusted Langevin dynamics: a Langevin step is a proposal, accepted or rejected by the density.
+
+    It has no bias, for any step size; it needs the density itself, up to its constant.
+
+    Args:
+        log_prob: callable (B, D) -> (B,), up to a constant.
+        score: callable (x (B, D), sigma) -> (B, D).
+        x: initial points, shape (B, D).
+        step_size: a, above 0.
+        n_steps: number of steps, at least 0.
+        sigma: noise level at which the score is evaluated, at least 0 (0: the data themselves).
+        generator: source of proposals and decisions.
+
+    Returns:
+        The last state, shape (B, D).
+
+    Raises:
+        ValueError: arguments out of range, a chain that diverges, a log_prob or score of a wrong shape or not finite.
+
+    Source: Roberts and Tweedie 1996, section 1.4.
+    """
+    states = mala_steps(log_prob, score, x, step_size=step_size, n_steps=n_steps, sigma=sigma, generator=generator)
+    return _end(states)
 
 
 def mala_steps(
-    log_prob: Callable[[Tensor], Tensor],
+    log_prob: LogProb,
     score: Score,
     x: Tensor,
     *,
@@ -162,40 +226,63 @@ def mala_steps(
     sigma: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> Iterator[Tensor]:
-    """Run Metropolis-adjusted Langevin dynamics: a Langevin step is a proposal, and the density decides.
+    """Yield the n_steps + 1 states of `mala`, shape (B, D); log_prob and score are called once a state."""
+    x, a, n, sigma = _check_start(x, step_size, n_steps, sigma)
+    model = InferenceModel(score, "score")
 
-    Without the bias of `langevin`, whatever the step size; it needs the density itself, up to its constant.
+    def point(x: Tensor) -> _Point:
+        return _Point(x, _log_prob(log_prob, x), x + a / 2 * _evaluate(model, x, sigma))
+
+    def states() -> Iterator[Tensor]:
+        here = point(x)
+        yield here.x
+        for _ in range(n):
+            there = point(here.mean + math.sqrt(a) * gaussian_noise(here.x, generator))
+            device = x.device if generator is None else generator.device
+            u = torch.rand(len(x), generator=generator, dtype=x.dtype, device=device).to(x.device)
+            accepted = u.log() < _log_ratio(here, there, a)
+            here = _Point(*(torch.where(_like(accepted, new), new, old) for new, old in zip(there, here, strict=True)))
+            yield here.x
+
+    return states()
+
+
+def _like(accepted: Tensor, values: Tensor) -> Tensor:
+    """Decisions (B,) shaped to broadcast against values (B,) or (B, D)."""
+    return accepted if values.ndim == 1 else accepted[:, None]
+
+
+def annealed_langevin(
+    score: Score,
+    x: Tensor,
+    sigmas: Sequence[float] | Tensor,
+    *,
+    step_size: float,
+    n_steps: int,
+    generator: Generators = None,
+) -> Tensor:
+    """Run Langevin dynamics at decreasing noise levels; each level starts where the one before ended.
+
+    The step size at level i is step_size (sigma_i / sigma_last)^2, which keeps the ratio of drift and noise in a step.
+    The result are samples of the data convolved with N(0, sigma_last^2): see `denoise` for the last step to the data.
 
     Args:
-        log_prob: callable (B, D) -> (B,), up to a constant.
-        score: its gradient, callable (x (B, D), sigma) -> (B, D).
-        x: starting points, shape (B, D).
-        step_size: a, above 0.
-        n_steps: steps, at least 0.
-        sigma: noise level that the score is asked for, at least 0.
-        generator: source of proposals and decisions.
+        score: callable (x (B, D), sigma) -> (B, D).
+        x: initial points, shape (B, D).
+        sigmas: noise levels, strictly decreasing, above 0.
+        step_size: a at the last level, above 0.
+        n_steps: number of steps at each level, at least 0.
+        generator: source of the noise.
 
-    Yields:
-        Every state, shape (B, D), the start first. `mala` returns the last one.
+    Returns:
+        The last state, shape (B, D).
 
     Raises:
-        ValueError: arguments out of range, or a score of a wrong shape, NaN or infinity.
+        ValueError: arguments out of range, a chain that diverges, or a score of a wrong shape, NaN or infinity.
 
-    Source: Roberts and Tweedie 1996, section 1.4.
+    Source: Song and Ermon 2019, arXiv 1907.05600, algorithm 1.
     """
-    x, a, n, sigma = _start(x, step_size, n_steps, sigma)
-
-    def step(x: Tensor) -> Tensor:
-        y = x + a / 2 * _evaluate(score, x, sigma) + math.sqrt(a) * gaussian_noise(x, generator)
-        ratio = acceptance_log_ratio(log_prob, score, x, y, step_size=a, sigma=sigma)
-        device = x.device if generator is None else generator.device
-        u = torch.rand(len(x), generator=generator, dtype=x.dtype, device=device).to(x.device)
-        return torch.where((u.log() < ratio)[:, None], y, x)
-
-    return _chain(x, n, step)
-
-
-mala = run_to_end(mala_steps, "mala", _last)
+    return _end(annealed_langevin_steps(score, x, sigmas, step_size=step_size, n_steps=n_steps, generator=generator))
 
 
 def annealed_langevin_steps(
@@ -207,38 +294,15 @@ def annealed_langevin_steps(
     n_steps: int,
     generator: Generators = None,
 ) -> Iterator[Tensor]:
-    """Run Langevin dynamics at falling noise levels, each level starting where the last one ended.
-
-    The step at level i is step_size (sigma_i / sigma_last)^2, so that signal and noise of a step keep their ratio. It
-    ends with samples of the data convolved with N(0, sigma_last^2): see `denoise` for the last step to the data.
-
-    Args:
-        score: callable (x (B, D), sigma) -> (B, D).
-        x: starting points, shape (B, D).
-        sigmas: noise levels, strictly decreasing.
-        step_size: a at the last level, above 0.
-        n_steps: steps at each level, at least 0.
-        generator: source of the noise.
-
-    Yields:
-        Every state, shape (B, D), the start first. `annealed_langevin` returns the last one.
-
-    Raises:
-        ValueError: arguments out of range, or a score of a wrong shape, NaN or infinity.
-
-    Source: Song and Ermon 2019, arXiv 1907.05600, algorithm 1.
-    """
-    levels = [check_number(s, "a sigma", expected="a number above 0") for s in torch.as_tensor(sigmas).reshape(-1)]
-    if not levels or min(levels) <= 0 or any(b >= a for a, b in itertools.pairwise(levels)):
-        raise ValueError(f"sigmas is {levels[:4]}, expected strictly decreasing numbers above 0.")
-    x, a, n, _ = _start(x, step_size, n_steps, levels[-1])
+    """Yield the len(sigmas) n_steps + 1 states of `annealed_langevin`, shape (B, D)."""
+    levels = check_decreasing(sigmas, "sigmas")
+    x, a, n, _ = _check_start(x, step_size, n_steps, levels[-1])
+    model = InferenceModel(score, "score")
 
     def states(x: Tensor) -> Iterator[Tensor]:
         yield x
         for sigma in levels:
-            chain = langevin_steps(
-                score, x, step_size=a * (sigma / levels[-1]) ** 2, n_steps=n, sigma=sigma, generator=generator
-            )
+            chain = _langevin_chain(model, x, a * (sigma / levels[-1]) ** 2, n, sigma, generator)
             next(chain)
             for x in chain:
                 yield x
@@ -246,11 +310,8 @@ def annealed_langevin_steps(
     return states(x)
 
 
-annealed_langevin = run_to_end(annealed_langevin_steps, "annealed_langevin", _last)
-
-
 def denoise(score: Score, x: Tensor, sigma: float) -> Tensor:
-    """Take the last step from the noise level sigma to the data: x + sigma^2 score(x, sigma), the mean of x_0 given x.
+    """Denoise points of noise level sigma in one step: x + sigma^2 score(x, sigma), the mean of x_0 given x.
 
     Args:
         score: callable (x (B, D), sigma) -> (B, D).
@@ -265,5 +326,5 @@ def denoise(score: Score, x: Tensor, sigma: float) -> Tensor:
 
     Source: Tweedie's formula; Efron 2011, equation 1.3.
     """
-    x, _, _, sigma = _start(x, 1.0, 0, sigma)
-    return x + sigma**2 * _evaluate(score, x, sigma)
+    x, _, _, sigma = _check_start(x, 1.0, 0, sigma)
+    return x + sigma**2 * _evaluate(InferenceModel(score, "score"), x, sigma)

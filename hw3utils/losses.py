@@ -1,4 +1,4 @@
-"""The losses, one value a sample: noise prediction, and score matching in its exact, sliced and denoising forms."""
+"""Losses, one value per sample: noise prediction, and implicit, sliced and denoising score matching."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hw3utils.arguments import check_count, check_data, check_number
 from hw3utils.diffusion import check_times, perturb_input
-from hw3utils.noise import EpsModel, gaussian_noise, predict_eps
+from hw3utils.noise import EpsModel, check_answer, differentiable, gaussian_noise, predict_eps
 from hw3utils.schedules import NoiseSchedule
 
 Score = Callable[[Tensor], Tensor]
@@ -52,21 +52,22 @@ def noise_prediction_loss(
 # ------------------------------------------------------------------------------------------------------ score matching
 
 
-def _scored(score: Callable[..., Tensor], x: Tensor, *level: float | Tensor) -> Tensor:
-    """The score at x (B, D), or a clear error when it has another shape."""
-    s = score(x, *level)
-    if not isinstance(s, Tensor) or s.shape != x.shape:
-        got = f"shape {tuple(s.shape)}" if isinstance(s, Tensor) else type(s).__name__
-        raise ValueError(f"the score returned {got}, expected the shape {tuple(x.shape)} of its input.")
-    return s
-
-
-def _points(x: Tensor) -> Tensor:
-    """Check points (B, D) and give a copy that gradients can be taken by."""
+def _check_points(x: Tensor) -> Tensor:
+    """Return points (B, D) without their graph, or raise ValueError."""
     check_data(x, "x")
     if x.ndim != 2 or x.shape[1] == 0:
         raise ValueError(f"x has shape {tuple(x.shape)}, expected points (B, D).")
-    return x.detach().requires_grad_()
+    return x.detach()
+
+
+def vector_jacobian(value: Tensor, x: Tensor, v: Tensor, *, create_graph: bool = False) -> Tensor:
+    """Give v^T (d value / dx), shape of x; 0 where value does not depend on x."""
+    if not value.requires_grad:
+        return torch.zeros_like(x)
+    (product,) = torch.autograd.grad(
+        value, x, v, create_graph=create_graph, retain_graph=True, allow_unused=True, materialize_grads=True
+    )
+    return product
 
 
 def explicit_score_matching(score: Score, x: Tensor, true_score: Score) -> Tensor:
@@ -84,14 +85,16 @@ def explicit_score_matching(score: Score, x: Tensor, true_score: Score) -> Tenso
 
     Source: Hyvarinen 2005, equation 2.
     """
-    x = _points(x).detach()
-    return (_scored(score, x) - _scored(true_score, x)).square().sum(1) / 2
+    x = _check_points(x)
+    difference = check_answer(score(x), x, "score") - check_answer(true_score(x), x, "true_score")
+    return difference.square().sum(1) / 2
 
 
 def implicit_score_matching(score: Score, x: Tensor) -> Tensor:
     """Measure tr(d score / dx) + |score|^2 / 2 with the exact trace, which takes D backward passes.
 
-    Its mean over the data differs from that of `explicit_score_matching` by a constant that the model is not in.
+    Its mean over the data differs from that of `explicit_score_matching` by a constant that does not depend on the
+    model.
 
     Args:
         score: differentiable callable x (B, D) -> (B, D) that treats each sample by itself.
@@ -108,10 +111,10 @@ def implicit_score_matching(score: Score, x: Tensor) -> Tensor:
     >>> implicit_score_matching(lambda x: -x, torch.tensor([[0.0, 2.0]])).tolist()
     [0.0]
     """
-    with torch.enable_grad():
-        x = _points(x)
-        s = _scored(score, x)
-        rows = [torch.autograd.grad(s[:, i].sum(), x, create_graph=True)[0][:, i] for i in range(x.shape[1])]
+    with differentiable(_check_points(x)) as x:
+        s = check_answer(score(x), x, "score")
+        one = torch.ones_like(x[:, 0])
+        rows = [vector_jacobian(s[:, i], x, one, create_graph=True)[:, i] for i in range(x.shape[1])]
         loss = torch.stack(rows).sum(0) + s.square().sum(1) / 2
     return loss if torch.is_grad_enabled() else loss.detach()
 
@@ -122,7 +125,7 @@ def gaussian_projection(x: Tensor, generator: torch.Generator | None = None) -> 
 
 
 def rademacher_projection(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Draw directions with entries -1 or 1 at equal odds, shape of x; E[v v^T] = I."""
+    """Draw directions with entries -1 or 1 of equal probability, shape of x; E[v v^T] = I."""
     return gaussian_noise(x, generator).sign()
 
 
@@ -143,7 +146,7 @@ def sliced_score_matching(
 ) -> Tensor:
     """Measure v^T (d score / dx) v + (v^T score)^2 / 2 over random directions v: one backward pass whatever D is.
 
-    An unbiased estimate of `implicit_score_matching`; the variance-reduced form, with |score|^2 / 2 whole, is another.
+    An unbiased estimate of `implicit_score_matching`. The variance-reduced form, with |score|^2 / 2 itself, is another.
 
     Args:
         score: differentiable callable x (B, D) -> (B, D) that treats each sample by itself.
@@ -162,15 +165,14 @@ def sliced_score_matching(
     Source: Song, Garg, Shi and Ermon 2019, arXiv 1905.07088, equations 7 and 8.
     """
     n = check_count(n_projections, "n_projections")
-    with torch.enable_grad():
-        x = _points(x)
-        s = _scored(score, x)
+    with differentiable(_check_points(x)) as x:
+        s = check_answer(score(x), x, "score")
         total = torch.zeros_like(s[:, 0])
         for _ in range(n):
-            v = projection(x.detach(), generator)
-            along = (s * v).sum(1)
-            curvature = (torch.autograd.grad(along.sum(), x, create_graph=True)[0] * v).sum(1)
-            total = total + curvature + (s.square().sum(1) if variance_reduced else along.square()) / 2
+            v = check_answer(projection(x.detach(), generator), x, "projection")
+            v_dot_score = (s * v).sum(1)
+            vjp_dot_v = (vector_jacobian(v_dot_score, x, torch.ones_like(v_dot_score), create_graph=True) * v).sum(1)
+            total = total + vjp_dot_v + (s.square().sum(1) if variance_reduced else v_dot_score.square()) / 2
     return total / n if torch.is_grad_enabled() else total.detach() / n
 
 
@@ -188,7 +190,7 @@ def denoising_score_matching(
         score: callable (x (B, D), sigma) -> (B, D).
         x: data, shape (B, D).
         sigma: noise level above 0, one number or one a sample (B,).
-        sigma_weighted: multiply by sigma^2, so that all levels of a noise-conditional model count alike.
+        sigma_weighted: multiply by sigma^2, so that all levels of a noise-conditional model have equal weight.
         generator: source of the noise.
 
     Returns:
@@ -199,15 +201,13 @@ def denoising_score_matching(
 
     Source: Vincent 2011, equation 9; weighting: Song and Ermon 2019, arXiv 1907.05600, equations 5 and 6.
     """
-    x = _points(x).detach()
+    x = _check_points(x)
     if isinstance(sigma, Tensor) and sigma.ndim:
         if sigma.shape != x.shape[:1] or not bool((sigma > 0).all()):
             raise ValueError(f"sigma has shape {tuple(sigma.shape)}, expected {len(x)} levels above 0, one a sample.")
         level = sigma.to(x)[:, None]
     else:
-        level = check_number(sigma, "sigma", expected="a number above 0")
-        if level <= 0:
-            raise ValueError(f"sigma is {level}, expected a number above 0.")
+        level = check_number(sigma, "sigma", above=0)
     z = gaussian_noise(x, generator)
-    error = level * _scored(score, x + level * z, sigma) + z
+    error = level * check_answer(score(x + level * z, sigma), x, "score") + z
     return (error if sigma_weighted else error / level).square().sum(1) / 2

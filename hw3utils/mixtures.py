@@ -1,6 +1,6 @@
-"""Gaussian mixtures: the data whose density, score and noise predictor are known exactly at every noise level.
+"""Gaussian mixtures: data whose density, score and noise predictor are known in closed form at every noise level.
 
-A mixture that is scaled and blurred is again a mixture: signal * x + noise * eps has the means signal * mu_k and the
+If x is a mixture with means mu_k and covariances C_k, then signal * x + noise * eps is one with means signal mu_k and
 covariances signal^2 C_k + noise^2 I. The eigenvectors of C_k do not change, so they are computed once.
 """
 
@@ -14,14 +14,14 @@ from torch import Tensor
 
 from hw3utils.arguments import check_count, check_data, check_number, check_numbers, shown, some_of
 from hw3utils.diffusion import check_times, look_up
-from hw3utils.schedules import NoiseSchedule
+from hw3utils.schedules import NoiseSchedule, check_schedule
 
 
 class GaussianMixture:
     """The density sum_k weights[k] N(x; means[k], covariances[k]) in D dimensions.
 
-    Everything is kept in float64 on the CPU and cast to the dtype and device of the x it is asked about. Points are
-    tensors of shape (..., D).
+    Parameters are kept in float64 on the CPU and cast to the dtype and device of x; for float16 and bfloat16 the
+    arithmetic is float32. Points are tensors of shape (..., D).
 
     Args:
         weights: K positive numbers that sum to 1 (to 1e-5).
@@ -32,10 +32,10 @@ class GaussianMixture:
     Attributes:
         weights: float64, shape (K,), summing to 1.
         means: float64, shape (K, D).
-        dtype: of what `sample` returns: that of `means`, torch's default dtype when it was no tensor.
+        dtype: of what `sample` returns: that of `means`, or torch's default dtype when that is not a tensor.
 
     Raises:
-        ValueError: shapes that do not fit, NaN or infinity, weights or covariances that are none.
+        ValueError: shapes that do not fit, NaN or infinity, invalid weights or covariances.
 
     >>> mixture = GaussianMixture([0.2, 0.8], [[-5.0, -5.0], [5.0, 5.0]], 1.0)
     >>> mixture.mean.tolist()
@@ -64,13 +64,13 @@ class GaussianMixture:
     def _set(
         self, weights: Tensor, means: Tensor, variances: Tensor, basis: Tensor | None, dtype: torch.dtype
     ) -> "GaussianMixture":
-        """Keep the parts: variances (K, D) along the columns of basis (K, D, D), None for the coordinate axes."""
+        """Set the parameters: variances (K, D) along the columns of basis (K, D, D), None for the coordinate axes."""
         self.weights, self.means, self.dtype = weights, means, dtype
         self._variances, self._basis = variances, basis
         return self
 
     def _with(self, **changes: Any) -> "GaussianMixture":
-        """Make a mixture from the parts of this one, without decomposing covariances again."""
+        """Make a mixture from the parameters of this one, without decomposing covariances again."""
         parts = {
             "weights": self.weights,
             "means": self.means,
@@ -150,11 +150,11 @@ class GaussianMixture:
         Raises:
             ValueError: x is not a floating-point tensor of that shape, or not finite.
         """
-        return torch.logsumexp(self._joint(x)[0], dim=0).reshape(x.shape[:-1])
+        return torch.logsumexp(self._joint(x)[0], dim=0).to(x.dtype).reshape(x.shape[:-1])
 
     def responsibilities(self, x: Tensor) -> Tensor:
         """Give the probability of each component at x of shape (..., D), shape (..., K); errors as in `log_prob`."""
-        return torch.softmax(self._joint(x)[0], dim=0).T.reshape(*x.shape[:-1], self.K)
+        return torch.softmax(self._joint(x)[0], dim=0).T.to(x.dtype).reshape(*x.shape[:-1], self.K)
 
     def score(self, x: Tensor) -> Tensor:
         """Give the gradient of the log density, in closed form; differentiable in x.
@@ -191,7 +191,7 @@ class GaussianMixture:
         return self._with(means=signal * self.means, variances=signal**2 * self._variances + noise**2)
 
     def posterior_mean(self, x: Tensor, signal: float | Tensor, noise: float | Tensor) -> Tensor:
-        """Give E[x_0 | signal x_0 + noise eps = x], the best guess of the data.
+        """Give the posterior mean E[x_0 | signal x_0 + noise eps = x], the exact x0 prediction.
 
         Args:
             x: noisy points, shape (..., D), floating point.
@@ -206,9 +206,9 @@ class GaussianMixture:
         signal, noise = (_level(value, x, name) for value, name in ((signal, "signal"), (noise, "noise")))
         joint, y, perturbed = self._joint(x, signal, noise)
         _, means, variances, basis = self._cast(x)
-        shift = _in_a_row(signal) * variances[..., None] / perturbed * y
-        guess = means[..., None] + (shift if basis is None else basis @ shift)
-        return _weighted(joint, guess, x)
+        shift = _flatten_level(signal) * variances[..., None] / perturbed * y
+        means_given_x = means[..., None] + (shift if basis is None else basis @ shift)
+        return _weighted_mean(joint, means_given_x, x)
 
     def eps_model(self, schedule: NoiseSchedule) -> Callable[[Tensor, int | Tensor], Tensor]:
         """Make the exact noise predictor: eps(x_t, t) = -noise_t * score of the mixture perturbed to time t.
@@ -225,14 +225,14 @@ class GaussianMixture:
 
         Source: Song et al. 2021, arXiv 2011.13456, section 3; Ho, Jain and Abbeel 2020, arXiv 2006.11239, section 3.2.
         """
-        if not isinstance(schedule, NoiseSchedule):
-            raise ValueError(f"schedule is {type(schedule).__name__}, expected a NoiseSchedule.")
+        check_schedule(schedule)
 
         def eps_model(x_t: Tensor, t: int | Tensor) -> Tensor:
             flat = _flat(x_t, self.D)
             steps = check_times(t, flat, schedule)
-            signal, noise = look_up(schedule.signal, steps, flat), look_up(schedule.noise, steps, flat)
-            return (-noise * self._score(flat, signal, noise)).reshape(x_t.shape)
+            wide = flat.to(_arithmetic(flat))
+            signal, noise = look_up(schedule.signal, steps, wide), look_up(schedule.noise, steps, wide)
+            return (-noise * self._score(wide, signal, noise)).to(x_t.dtype).reshape(x_t.shape)
 
         return eps_model
 
@@ -255,22 +255,22 @@ class GaussianMixture:
         return score
 
     def _cast(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Weights, means, variances and basis in the dtype and on the device of x."""
+        """Weights, means, variances and basis in the dtype of the arithmetic and on the device of x."""
         parts = (self.weights, self.means, self._variances, self._basis)
-        return tuple(part if part is None else part.to(x.dtype).to(x.device) for part in parts)
+        return tuple(part if part is None else part.to(_arithmetic(x)).to(x.device) for part in parts)
 
     def _joint(
         self, x: Tensor, signal: float | Tensor = 1.0, noise: float | Tensor = 0.0
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Give log(w_k N_k(x)) of the perturbed mixture, and along its axes x - signal mu_k and the variances.
 
-        signal and noise are numbers or tensors (..., 1). The N points come last, where the short sums over axes and
-        components are fast: shapes (K, N), (K, D, N), and (K, D, N) or, for numbers, (K, D, 1).
+        signal and noise are numbers or tensors (..., 1). The N points are the last dimension: so the short sums over
+        axes and components are fast. Shapes: (K, N), (K, D, N), and (K, D, N) or, for numbers, (K, D, 1).
         """
         _check_points(x, self.D)
         weights, means, variances, basis = self._cast(x)
-        signal, noise = _in_a_row(signal), _in_a_row(noise)
-        y = x.reshape(-1, self.D).T - signal * means[..., None]
+        signal, noise = _flatten_level(signal), _flatten_level(noise)
+        y = x.to(_arithmetic(x)).reshape(-1, self.D).T - signal * means[..., None]
         if basis is not None:
             y = basis.mT @ y
         perturbed = signal**2 * variances[..., None] + noise**2
@@ -280,12 +280,12 @@ class GaussianMixture:
     def _score(self, x: Tensor, signal: float | Tensor, noise: float | Tensor) -> Tensor:
         joint, y, perturbed = self._joint(x, signal, noise)
         basis = self._cast(x)[3]
-        pull = y / perturbed
-        return -_weighted(joint, pull if basis is None else basis @ pull, x)
+        residual = y / perturbed  # weighted by the precision
+        return -_weighted_mean(joint, residual if basis is None else basis @ residual, x)
 
 
 def reverse_conditional(mixture: GaussianMixture, x_t: Tensor, t: int, schedule: NoiseSchedule) -> GaussianMixture:
-    """Give the true reverse step q(x_{t-1} | x_t) when the data are a mixture: again a mixture, Gaussian only if K = 1.
+    """Give the exact reverse step q(x_{t-1} | x_t) for mixture data: again a mixture, Gaussian only if K = 1.
 
     q(x_{t-1} | x_t) is proportional to q(x_{t-1}) N(x_t; sqrt(alpha_t) x_{t-1}, beta_t I). Component k of q(x_{t-1}),
     with mean m and covariance C, gives a component with the covariance (C^-1 + alpha_t / beta_t I)^-1, and its weight
@@ -308,8 +308,7 @@ def reverse_conditional(mixture: GaussianMixture, x_t: Tensor, t: int, schedule:
     x = check_numbers(x_t, "x_t").reshape(-1)
     if len(x) != mixture.D:
         raise ValueError(f"x_t has {len(x)} entries, expected one point of {mixture.D}.")
-    if not isinstance(schedule, NoiseSchedule):
-        raise ValueError(f"schedule is {type(schedule).__name__}, expected a NoiseSchedule.")
+    check_schedule(schedule)
     t = check_count(t, "t", high=schedule.T)
     alpha, beta = schedule.alpha[t].item(), schedule.beta[t].item()
     before = mixture.perturbed(schedule.signal[t - 1], schedule.noise[t - 1])
@@ -325,10 +324,10 @@ def student_mixture(student_number: int | str) -> GaussianMixture:
 
     The light component has a weight uniform in [0.15, 0.25]; the means are (-5, 5) and (5, -5), or (5, 5) and (-5, -5);
     the variances are uniform in [1, 2]; which component is the light one is drawn too. All draws come from the SHA-256
-    of the number, so they are the same on every machine and for every version of anything.
+    of the number, so they do not depend on the machine or on any version.
 
     Args:
-        student_number: an integer of at least 0, or a string of 1 to 20 digits; leading zeros do not count.
+        student_number: an integer of at least 0, or a string of 1 to 20 digits; leading zeros are ignored.
 
     Returns:
         The mixture; its samples are float32.
@@ -426,15 +425,20 @@ def _level(value: Any, x: Tensor, name: str) -> float | Tensor:
         return check_number(value, name)
     if value.ndim and value.shape != x.shape[:-1]:
         raise ValueError(f"{name} has shape {tuple(value.shape)}, expected () or {tuple(x.shape[:-1])}.")
-    value = value.to(x.dtype).to(x.device)
+    value = value.to(_arithmetic(x)).to(x.device)
     return value[..., None] if value.ndim else value.reshape([1] * x.ndim)
 
 
-def _in_a_row(level: float | Tensor) -> float | Tensor:
-    """Make a level that broadcasts against points (..., D) broadcast against (K, D, N)."""
+def _flatten_level(level: float | Tensor) -> float | Tensor:
+    """Reshape a level that broadcasts against (..., D) so that it broadcasts against (K, D, N)."""
     return level.reshape(-1) if isinstance(level, Tensor) else level
 
 
-def _weighted(joint: Tensor, values: Tensor, x: Tensor) -> Tensor:
-    """Average values (K, D, N) over the components, in the shape of the points x."""
-    return (torch.softmax(joint, dim=0)[:, None] * values).sum(0).T.contiguous().view(x.shape)
+def _weighted_mean(joint: Tensor, values: Tensor, x: Tensor) -> Tensor:
+    """Average values (K, D, N) over the components by their responsibilities; shape and dtype of the points x."""
+    return (torch.softmax(joint, dim=0)[:, None] * values).sum(0).T.contiguous().view(x.shape).to(x.dtype)
+
+
+def _arithmetic(x: Tensor) -> torch.dtype:
+    """The dtype in which densities at x are computed: squares overflow float16, and bfloat16 has two digits."""
+    return torch.promote_types(x.dtype, torch.float32)

@@ -1,18 +1,18 @@
-"""Long work: the one progress bar that shows it, and the function that runs it to its end."""
+"""Progress bars, and the last item of a long iterator."""
 
-import functools
-import inspect
 import os
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections import deque
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
 
 QUIET_VARIABLE = "HW3_QUIET"
+Item = TypeVar("Item")
 
 
 def quiet() -> bool:
-    """Whether nobody looks on: HW3_QUIET is set while notebooks are executed and tested."""
+    """Whether progress bars are off: HW3_QUIET is set while notebooks are executed and tested."""
     return os.environ.get(QUIET_VARIABLE, "") not in ("", "0")
 
 
@@ -22,10 +22,10 @@ def progress(
     """Wrap an iterable in a progress bar that refreshes once a second and goes when it is done.
 
     Args:
-        items: what to go through; None for a bar that the caller updates.
+        items: what to iterate over; None for a bar that the caller updates.
         total: how many there are, where `items` does not know.
         desc: what is being done.
-        show: False for a bar that is never drawn.
+        show: False hides the bar.
         options: further arguments of tqdm.
 
     The environment variable HW3_QUIET=1 turns every bar off (set while notebooks are executed and tested, so that
@@ -35,30 +35,11 @@ def progress(
 
 
 def close_bars() -> None:
-    """Take every progress bar off the screen, so that what is said next has a line of its own."""
+    """Clear every progress bar, so that the next message starts on a line of its own."""
     for bar in list(getattr(tqdm, "_instances", ())):
         bar.close()
 
 
-def run_to_end(
-    steps: Callable[..., Iterator[Any]], name: str, finish: Callable[[Iterator[Any]], Any]
-) -> Callable[..., Any]:
-    """Make the function that runs another one's iterator to its end: `sample_ddpm` of `ddpm_steps`, for example.
-
-    Args:
-        steps: the function, with the documentation of both.
-        name: of the function made.
-        finish: what it makes of the iterator; the annotation of its result becomes that of the function.
-
-    Returns:
-        A function with the signature (but for the result) and the documentation of `steps`.
-    """
-
-    @functools.wraps(steps)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        return finish(steps(*args, **kwargs))
-
-    run.__name__ = run.__qualname__ = name
-    result = inspect.signature(finish).return_annotation
-    run.__signature__ = inspect.signature(steps).replace(return_annotation=result)
-    return run
+def last(states: Iterable[Item]) -> Item:
+    """Go to the end of an iterator and return its last item, keeping one at a time."""
+    return deque(states, maxlen=1).pop()

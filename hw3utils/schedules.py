@@ -14,6 +14,10 @@ from torch import Tensor
 
 from hw3utils.arguments import check_count, check_number, check_numbers, shown, some_of
 
+# More steps than this are a mistake, and their tables would not fit into memory.
+MAX_STEPS = 1_000_000
+_FLOAT64_EPS = torch.finfo(torch.float64).eps
+
 
 @dataclass(frozen=True, eq=False)
 class NoiseSchedule:
@@ -36,7 +40,8 @@ class NoiseSchedule:
         noise: sqrt(1 - alpha_bar).
 
     Raises:
-        ValueError: wrong shape, not finite, out of range, or so much noise that alpha_bar[T] underflows to 0.
+        ValueError: wrong shape, not finite, out of range, a beta too small for float64 to see in alpha_bar, or so much
+            noise that 1 - alpha_bar[T] rounds to 1: then x_T holds nothing of the data.
 
     Source: Ho, Jain and Abbeel 2020, arXiv 2006.11239, section 2, equations 2 and 4.
 
@@ -63,8 +68,16 @@ class NoiseSchedule:
         _check_open_unit(beta[1:], "beta[1:]")
         alpha = 1 - beta
         alpha_bar = torch.cumprod(alpha, dim=0)
-        if not alpha_bar[-1] > 0:
-            raise ValueError("alpha_bar[T] underflows to 0, expected a positive number: too many or too large betas.")
+        if not 1 - alpha_bar[-1] < 1:
+            raise ValueError(
+                f"alpha_bar[T] is {float(alpha_bar[-1]):.3g}, expected at least {_FLOAT64_EPS:.1e}: in float64 x_T "
+                "would hold nothing of the data. Take fewer steps or smaller betas."
+            )
+        if not bool((alpha_bar.diff() < 0).all()):
+            raise ValueError(
+                f"beta goes down to {float(beta[1:].min()):.3g}, expected at least {_FLOAT64_EPS:.1e}: in float64 a "
+                "smaller one does not change alpha_bar."
+            )
         values = {
             "beta": beta,
             "parameters": dict(self.parameters),
@@ -79,16 +92,26 @@ class NoiseSchedule:
 
     @classmethod
     def from_beta(cls, beta: Tensor | Sequence[float]) -> "NoiseSchedule":
-        """Make a schedule from beta_1..beta_T (T numbers in (0, 1), without the leading 0)."""
+        """Make a schedule from beta_1, ..., beta_T: T numbers in (0, 1), without beta_0 = 0."""
         beta = _table(beta, "beta")
         return cls(torch.cat([beta.new_zeros(1), beta]))
 
     @classmethod
     def from_alpha_bar(cls, alpha_bar: Tensor | Sequence[float]) -> "NoiseSchedule":
-        """Make a schedule from alpha_bar_0..alpha_bar_T: T + 1 numbers, strictly decreasing from exactly 1, above 0."""
+        """Make a schedule from alpha_bar_0, ..., alpha_bar_T: T + 1 numbers above 0, strictly decreasing from 1.
+
+        Raises:
+            ValueError: other numbers; a table that ends with 0 (zero terminal SNR), at which noise prediction says
+                nothing of the data.
+        """
         alpha_bar = _table(alpha_bar, "alpha_bar")
         if len(alpha_bar) < 2 or alpha_bar[0] != 1:
             raise ValueError(f"alpha_bar is {some_of(alpha_bar.tolist())}, expected two or more numbers, the first 1.")
+        if alpha_bar[-1] == 0:
+            raise ValueError(
+                "the last entry of alpha_bar is 0 (zero terminal SNR), expected a number above 0: there the predicted "
+                "noise says nothing of the data, and only a sampler for v-prediction can use such a table."
+            )
         if not (bool((alpha_bar.diff() < 0).all()) and alpha_bar[-1] > 0):
             raise ValueError(
                 f"alpha_bar is {some_of(alpha_bar.tolist())}, expected strictly decreasing numbers above 0."
@@ -101,7 +124,7 @@ class NoiseSchedule:
         return self.alpha_bar / (1 - self.alpha_bar)
 
     def card(self) -> dict[str, Any]:
-        """Describe the schedule in a dict that JSON can hold and `schedule_from_card` turns back into this schedule."""
+        """Describe the schedule in a JSON-serialisable dict, from which `schedule_from_card` makes it again."""
         if self.name in _MAKERS:
             return {"name": self.name, **self.parameters}
         return {"name": "custom", "beta": self.beta[1:].tolist()}
@@ -114,7 +137,7 @@ class NoiseSchedule:
 
 
 def linear_schedule(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> NoiseSchedule:
-    """Make the schedule whose beta_t goes in equal steps from beta_1 at t = 1 to beta_T at t = T.
+    """Make the schedule of DDPM: beta_t is linear in t, from beta_1 at t = 1 to beta_T at t = T.
 
     Args:
         T: number of steps, at least 1 (with T = 1 the only beta is beta_1).
@@ -124,30 +147,30 @@ def linear_schedule(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -
         The schedule, in float64.
 
     Raises:
-        ValueError: T is not a positive integer, or a beta is out of (0, 1).
+        ValueError: T is not an integer in 1..1,000,000, or a beta is out of (0, 1).
 
     Source: Ho, Jain and Abbeel 2020, arXiv 2006.11239, section 4.
 
     >>> linear_schedule().beta[[0, 1, 1000]].tolist()
     [0.0, 0.0001, 0.02]
     """
-    T = check_count(T, "T")
-    ends = {"beta_1": check_number(beta_1, "beta_1"), "beta_T": check_number(beta_T, "beta_T")}
-    for name, value in ends.items():
-        if not 0 < value < 1:
-            raise ValueError(f"{name} is {value}, expected a number between 0 and 1, both excluded.")
+    T = check_count(T, "T", high=MAX_STEPS)
+    ends = {
+        "beta_1": check_number(beta_1, "beta_1", above=0, below=1),
+        "beta_T": check_number(beta_T, "beta_T", above=0, below=1),
+    }
     beta = torch.zeros(T + 1, dtype=torch.float64)
     beta[1:] = torch.linspace(ends["beta_1"], ends["beta_T"], T, dtype=torch.float64)
     return NoiseSchedule(beta, name="linear", parameters={"T": T, **ends})
 
 
 def cosine_schedule(T: int = 1000, *, s: float = 0.008, max_beta: float = 0.999) -> NoiseSchedule:
-    """Make the schedule whose alpha_bar_t follows cos^2, with beta clipped so that the last steps stay finite.
+    """Make the schedule in which alpha_bar_t follows a squared cosine, with beta_t clipped at max_beta.
 
     Args:
-        T: number of steps, at least 1.
+        T: number of steps, in 1..1,000,000.
         s: offset that keeps beta_1 from being too small, above 0.
-        max_beta: upper limit of beta_t, in (0, 1). alpha_bar is the product of the clipped alphas.
+        max_beta: upper bound on beta_t, in (0, 1). alpha_bar is the product of the clipped alphas.
 
     Returns:
         The schedule, in float64.
@@ -157,12 +180,8 @@ def cosine_schedule(T: int = 1000, *, s: float = 0.008, max_beta: float = 0.999)
 
     Source: Nichol and Dhariwal 2021, arXiv 2102.09672, equation 17.
     """
-    T = check_count(T, "T")
-    s, max_beta = check_number(s, "s"), check_number(max_beta, "max_beta")
-    if s <= 0:
-        raise ValueError(f"s is {s}, expected a number above 0.")
-    if not 0 < max_beta < 1:
-        raise ValueError(f"max_beta is {max_beta}, expected a number between 0 and 1, both excluded.")
+    T = check_count(T, "T", high=MAX_STEPS)
+    s, max_beta = check_number(s, "s", above=0), check_number(max_beta, "max_beta", above=0, below=1)
     u = torch.arange(T + 1, dtype=torch.float64) / T
     f = torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2
     beta = torch.zeros(T + 1, dtype=torch.float64)
@@ -207,7 +226,7 @@ def schedule_from_card(card: Mapping[str, Any]) -> NoiseSchedule:
 
 
 def geometric_sigmas(sigma_max: float, sigma_min: float, n: int) -> Tensor:
-    """Give n noise levels that fall from sigma_max to sigma_min by the same factor at each step.
+    """Give n noise levels from sigma_max down to sigma_min, in geometric progression.
 
     Args:
         sigma_max, sigma_min: largest and smallest level, sigma_max > sigma_min > 0 (equal only when n is 1).
@@ -224,10 +243,8 @@ def geometric_sigmas(sigma_max: float, sigma_min: float, n: int) -> Tensor:
     >>> geometric_sigmas(8.0, 1.0, 4).tolist()
     [8.0, 4.0, 2.0, 1.0]
     """
-    n = check_count(n, "n")
-    high, low = check_number(sigma_max, "sigma_max"), check_number(sigma_min, "sigma_min")
-    if low <= 0:
-        raise ValueError(f"sigma_min is {low}, expected a number above 0.")
+    n = check_count(n, "n", high=MAX_STEPS)
+    high, low = check_number(sigma_max, "sigma_max"), check_number(sigma_min, "sigma_min", above=0)
     if (n > 1 and high <= low) or (n == 1 and high != low):
         order = "larger than sigma_min" if n > 1 else "equal to sigma_min for a single level"
         raise ValueError(f"sigma_max is {high} and sigma_min {low}, expected sigma_max {order}.")
@@ -236,6 +253,12 @@ def geometric_sigmas(sigma_max: float, sigma_min: float, n: int) -> Tensor:
     if not bool((sigmas.diff() < 0).all()):
         raise ValueError(f"{n} levels from {high} to {low} are not all different in float64, expected fewer levels.")
     return sigmas
+
+
+def check_schedule(schedule: Any) -> None:
+    """Raise ValueError unless this is a `NoiseSchedule`."""
+    if not isinstance(schedule, NoiseSchedule):
+        raise ValueError(f"schedule is {type(schedule).__name__}, expected a NoiseSchedule.")
 
 
 def _table(values: Any, name: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""The time grid of a sampler: which steps of the schedule it visits on its way from T to 0."""
+"""The time grid of a sampler: the time steps of the schedule that it uses, from T down to 0."""
 
 import itertools
 from collections.abc import Sequence
@@ -10,6 +10,8 @@ from hw3utils.arguments import check_count, shown, some_of
 from hw3utils.schedules import NoiseSchedule
 
 Steps = int | Sequence[int] | Tensor | None
+# log(signal / noise) below which "logsnr" makes no equal steps; the linear schedule ends at -5.06.
+LOWEST_LOG_SNR = -5.1
 
 
 def time_grid(T: int, S: int, spacing: str = "uniform", *, schedule: NoiseSchedule | None = None) -> Tensor:
@@ -19,7 +21,9 @@ def time_grid(T: int, S: int, spacing: str = "uniform", *, schedule: NoiseSchedu
         T: where the grid starts, at least 1.
         S: number of steps, in 1..T.
         spacing: "uniform" (tau_i = T i / S, rounded), "quadratic" (tau_i = T (i / S)^2, rounded, at least i), or
-            "logsnr" (equal steps in log(signal / noise) from T to t = 1, rounded, then 0; needs `schedule`).
+            "logsnr" (equal steps in log(signal / noise) to t = 1, rounded, then 0; needs `schedule`). Where the
+            schedule ends below log(signal / noise) = -5.1, in nearly pure noise, the equal steps begin at -5.1, and the
+            first step goes from T to the second of them.
         schedule: the noise schedule, for "logsnr" only.
 
     Returns:
@@ -29,7 +33,7 @@ def time_grid(T: int, S: int, spacing: str = "uniform", *, schedule: NoiseSchedu
         ValueError: T or S out of range, unknown spacing, or "logsnr" without a schedule that reaches T.
 
     Source: Song, Meng and Ermon 2021, arXiv 2010.02502, appendix D.2 (uniform, quadratic); Lu et al. 2022, arXiv
-    2206.00927, section 3.4 (log-SNR).
+    2206.00927, section 3.4 (log-SNR) and its code (`numerical_clip_alpha`, the limit of -5.1).
 
     >>> time_grid(1000, 4).tolist(), time_grid(1000, 4, "quadratic").tolist()
     ([1000, 750, 500, 250, 0], [1000, 563, 250, 63, 0])
@@ -46,8 +50,9 @@ def time_grid(T: int, S: int, spacing: str = "uniform", *, schedule: NoiseSchedu
             got = "no schedule" if schedule is None else f"a schedule of {schedule.T} steps"
             raise ValueError(f"the spacing 'logsnr' got {got}, expected one with at least T = {T} steps.")
         lam = (schedule.signal[1 : T + 1] / schedule.noise[1 : T + 1]).log()
-        target = torch.linspace(float(lam[0]), float(lam[-1]), S, dtype=torch.float64)
-        target[-1] = lam[-1]
+        end = max(float(lam[-1]), LOWEST_LOG_SNR)
+        target = torch.linspace(float(lam[0]), end, S, dtype=torch.float64)
+        target[-1] = end
         nearest = (lam[None] - target[:, None]).abs().argmin(1) + 1
         # Rounding may give one step twice: move the later one up, and stay far enough below T for those that follow.
         tau = torch.maximum(nearest - i[:-1], torch.ones(())).long().cummax(0).values + i[:-1]
@@ -59,7 +64,7 @@ def time_grid(T: int, S: int, spacing: str = "uniform", *, schedule: NoiseSchedu
 
 
 def steps_to_grid(steps: Steps, start: int, spacing: str, schedule: NoiseSchedule) -> list[int]:
-    """Turn `steps` into the list [start, ..., 0] that a sampler goes down."""
+    """Turn the argument `steps` of a sampler into its time grid, the list [start, ..., 0]."""
     if steps is None:
         steps = start
     values = steps.tolist() if hasattr(steps, "tolist") else steps  # a tensor, an array, or plain Python

@@ -1,24 +1,23 @@
-"""Straight paths from data to noise: flow matching, its exact velocity, and one table of all predictions.
+"""Flow matching on straight paths from data to noise, and conversions between all predictions.
 
 On the straight path x_s = (1 - s) x_0 + s eps, s runs from 0 (the data) to 1 (the noise), and a model is
 `velocity(x, s) -> velocity` with s of shape (B,): the mean of eps - x_0 given x_s = x.
 """
 
-import functools
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from hw3utils.arguments import check_count, check_data, shown
+from hw3utils.arguments import broadcast_to_batch, check_count, check_data, shown
 from hw3utils.mixtures import GaussianMixture
-from hw3utils.noise import EpsModel, evaluating, model_times, predict_eps, without_gradients
-from hw3utils.progress import run_to_end
+from hw3utils.noise import EpsModel, InferenceModel, check_answer, model_times, predict_eps
+from hw3utils.progress import last
 from hw3utils.schedules import NoiseSchedule
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 
-# Each prediction is on_x0 x_0 + on_eps eps, with these two numbers at (signal, noise).
+# Each prediction is coef_x0 x_0 + coef_eps eps, with these coefficients at (signal, noise).
 PREDICTIONS: dict[str, Callable[[Tensor, Tensor], tuple[float | Tensor, float | Tensor]]] = {
     "eps": lambda signal, noise: (0.0, 1.0),
     "x0": lambda signal, noise: (1.0, 0.0),
@@ -47,8 +46,8 @@ def convert(
         The wanted prediction, shape of x.
 
     Raises:
-        ValueError: unknown names, shapes that do not fit, NaN or infinity, or a level at which `given` says nothing of
-            the other unknown (x0 at noise 0, eps at signal 0).
+        ValueError: unknown names, shapes that do not fit, NaN or infinity, or a level at which `given` does not
+            determine the other unknown (x0 at noise 0, eps at signal 0).
 
     Source: Salimans and Ho 2022, arXiv 2202.00512, section 4 (v); Lipman et al. 2023, arXiv 2210.02747 (velocity).
 
@@ -63,33 +62,24 @@ def convert(
             raise ValueError(f"{name} is {shown(word)}, expected one of {', '.join(PREDICTIONS)}.")
     if given == wanted:
         return value
-    signal, noise = _level(signal, x, "signal"), _level(noise, x, "noise")
-    on_x0, on_eps = PREDICTIONS[given](signal, noise)
-    to_x0, to_eps = PREDICTIONS[wanted](signal, noise)
-    determinant = on_x0 * noise - on_eps * signal
+    signal, noise = broadcast_to_batch(signal, x, "signal"), broadcast_to_batch(noise, x, "noise")
+    coef_x0, coef_eps = PREDICTIONS[given](signal, noise)
+    wanted_x0, wanted_eps = PREDICTIONS[wanted](signal, noise)
+    determinant = coef_x0 * noise - coef_eps * signal
     if not bool((determinant.abs() > 0).all()) or (not bool((noise > 0).all()) and "score" in (given, wanted)):
-        raise ValueError(f"at this signal and noise {given} does not say what {wanted} is, expected other levels.")
-    x0 = (noise * value - on_eps * x) / determinant
-    eps = (on_x0 * x - signal * value) / determinant
-    return to_x0 * x0 + to_eps * eps
-
-
-def _level(level: float | Tensor, x: Tensor, name: str) -> Tensor:
-    """A level as float64, made to broadcast against x (B, ...) in the dtype of x."""
-    level = torch.as_tensor(level, dtype=torch.float64)
-    if level.ndim and level.shape != x.shape[:1]:
-        raise ValueError(f"{name} has shape {tuple(level.shape)}, expected one number or one a sample ({len(x)},).")
-    level = level.to(x.dtype).to(x.device)
-    return level.reshape(-1, *[1] * (x.ndim - 1)) if level.ndim else level
+        raise ValueError(f"at this signal and noise {given} does not determine {wanted}, expected other levels.")
+    x0 = (noise * value - coef_eps * x) / determinant
+    eps = (coef_x0 * x - signal * value) / determinant
+    return wanted_x0 * x0 + wanted_eps * eps
 
 
 def as_eps_model(model: Callable[[Tensor, Tensor], Tensor], schedule: NoiseSchedule, *, given: str) -> EpsModel:
-    """Make an eps_model of a model that predicts something else.
+    """Make an eps_model from a model with another prediction.
 
     Args:
         model: callable (x_t, t) -> prediction, shape of x_t.
         schedule: noise schedule.
-        given: what it predicts: "eps", "x0", "v", "score" or "velocity", see `convert`.
+        given: its prediction: "eps", "x0", "v", "score" or "velocity", see `convert`.
 
     Returns:
         A callable (x_t, t) -> eps.
@@ -133,7 +123,8 @@ def velocity_model(mixture: GaussianMixture) -> Velocity:
 def flow_matching_loss(velocity: Velocity, x0: Tensor, s: float | Tensor, eps: Tensor) -> Tensor:
     """Measure how well a model predicts the velocity of single paths: mean over dimensions of |model - (eps - x_0)|^2.
 
-    Its least value is not 0: given x_s, eps - x_0 still varies. The rest is the distance to the exact velocity.
+    Its minimum is not 0, since eps - x_0 varies given x_s. The excess over the minimum is the squared distance to the
+    exact velocity.
 
     Args:
         velocity: callable (x, s) -> velocity, differentiable if you train it.
@@ -155,9 +146,9 @@ def flow_matching_loss(velocity: Velocity, x0: Tensor, s: float | Tensor, eps: T
     check_data(x0, "x0")
     check_data(eps, "eps", like=x0)
     s = _times(s, x0)
-    wide = s.reshape(-1, *[1] * (x0.ndim - 1))
-    got = _predict(velocity, (1 - wide) * x0 + wide * eps, s)
-    return (got - (eps - x0)).square().flatten(1).mean(1)
+    at = broadcast_to_batch(s, x0, "s")
+    predicted = check_answer(velocity((1 - at) * x0 + at * eps, s), x0, "velocity")
+    return (predicted - (eps - x0)).square().flatten(1).mean(1)
 
 
 def _times(s: float | Tensor, x: Tensor) -> Tensor:
@@ -171,75 +162,57 @@ def _times(s: float | Tensor, x: Tensor) -> Tensor:
     return s.expand(len(x))
 
 
-def _predict(velocity: Velocity, x: Tensor, s: Tensor) -> Tensor:
-    """Call the model and make sure that what it returns has the shape of x."""
-    value = velocity(x, s)
-    if not isinstance(value, Tensor) or value.shape != x.shape:
-        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(f"the velocity returned {got}, expected a tensor of shape {tuple(x.shape)}.")
-    return value
-
-
-def flow_steps(
-    velocity: Velocity, x1: Tensor, *, steps: int = 20, generator: torch.Generator | None = None
-) -> Iterator[Tensor]:
-    """Follow a velocity from noise at s = 1 to data at s = 0 by equal Euler steps, of order 1.
+def sample_flow(velocity: Velocity, x1: Tensor, *, steps: int = 20, generator: torch.Generator | None = None) -> Tensor:
+    """Integrate a velocity from noise at s = 1 to data at s = 0 by equal Euler steps, of order 1.
 
     Args:
         velocity: callable (x, s) -> velocity; called without gradients and in eval mode, at s = 1 down to 1 / steps.
-        x1: where the paths start, shape (B, ...), normally standard normal noise.
+        x1: initial state, shape (B, ...), normally standard normal noise.
         steps: number of steps, at least 1.
-        generator: not used, the solver draws nothing; taken so that all samplers are called alike.
+        generator: ignored, the solver draws nothing; taken so that all samplers are called alike.
 
-    Yields:
-        Every state, x1 first. `sample_flow` returns the last one. With the pairs (x1, last) as new ends the model can
-        be trained again (reflow).
+    Returns:
+        The state at s = 0, shape of x1. Trained again on the pairs (x1, this state), a model has straighter paths
+        (reflow).
 
     Raises:
         ValueError: arguments out of range, or a model that returns another shape, NaN or infinity.
 
     Source: Liu, Gong and Liu 2023, arXiv 2209.03003, section 2 (there time runs from noise at 0 to data at 1).
     """
+    return last(flow_steps(velocity, x1, steps=steps, generator=generator))
+
+
+def flow_steps(
+    velocity: Velocity, x1: Tensor, *, steps: int = 20, generator: torch.Generator | None = None
+) -> Iterator[Tensor]:
+    """Yield the steps + 1 states of `sample_flow`, from x1 to s = 0."""
     n = check_count(steps, "steps")
     _times(1.0, x1)
-    return _flow(velocity, x1, n)
+    return _integrate(InferenceModel(velocity, "velocity"), x1, n)
 
 
 @torch.no_grad()
-def _flow(velocity: Velocity, x: Tensor, n: int) -> Iterator[Tensor]:
+def _integrate(velocity: InferenceModel, x: Tensor, n: int) -> Iterator[Tensor]:
     yield x
     for i in range(n, 0, -1):
-        with evaluating(velocity):
-            value = _predict(functools.partial(without_gradients, velocity), x, _times(i / n, x))
-        if not bool(value.isfinite().all()):
-            raise ValueError(f"the velocity returned NaN or infinity at s = {i / n:g}, expected finite numbers.")
-        x = x - value / n
+        x = x - velocity(x, _times(i / n, x)) / n
         yield x
 
 
-def _last(states: Iterator[Tensor]) -> Tensor:
-    """Go to the last state, keeping one at a time."""
-    for x in states:  # noqa: B007
-        pass
-    return x
-
-
-sample_flow = run_to_end(flow_steps, "sample_flow", _last)
-
-
 def straightness(velocity: Velocity, x1: Tensor, *, steps: int = 100) -> float:
-    """Measure how much paths bend: mean over points and time of |x_1 - x_0 - velocity|^2; 0 where one step is exact.
+    """Measure how curved the paths are: mean over points and time of |x_1 - x_0 - velocity|^2; 0 for straight paths.
 
     Args:
         velocity: callable (x, s) -> velocity.
-        x1: where the paths start, shape (B, ...).
+        x1: initial states, shape (B, ...).
         steps: Euler steps of the paths.
 
     Returns:
         The mean, in units of x squared.
 
     Raises:
-        ValueError: as `flow_steps`.
+        ValueError: as `sample_flow`.
 
     Source: Liu, Gong and Liu 2023, arXiv 2209.03003, section 2.
     """

@@ -169,10 +169,10 @@ def model_nll_bits(schedule, mean, std, variance):
         abar, before = schedule.alpha_bar[t].item(), schedule.alpha_bar[t - 1].item()
         alpha, beta = schedule.alpha[t].item(), schedule.beta[t].item()
         gain = math.sqrt(abar) * std**2 / (abar * std**2 + 1 - abar)  # x0_hat = mean + gain (x - sqrt(abar) mean)
-        on_x0 = math.sqrt(before) * beta / (1 - abar)
-        slope = on_x0 * gain + math.sqrt(alpha) * (1 - before) / (1 - abar)
+        coef_x0 = math.sqrt(before) * beta / (1 - abar)
+        slope = coef_x0 * gain + math.sqrt(alpha) * (1 - before) / (1 - abar)
         sigma2 = beta if variance == "beta" or t == 1 else (1 - before) / (1 - abar) * beta
-        m = on_x0 * mean * (1 - gain * math.sqrt(abar)) + slope * m
+        m = coef_x0 * mean * (1 - gain * math.sqrt(abar)) + slope * m
         v = slope**2 * v + sigma2
     return 0.5 * (math.log2(2 * math.pi * v) + (std**2 + (mean - m) ** 2) / v / math.log(2))
 

@@ -14,18 +14,21 @@ from torch.testing import assert_close
 
 from hw3utils.diffusion import posterior
 from hw3utils.mixtures import GaussianMixture
-from hw3utils.noise import sample_batches, sample_generators, sample_in_batches, slerp
+from hw3utils.noise import sample_generators
 from hw3utils.samplers import (
+    ddim_coefficients,
     ddim_invert,
     ddim_invert_steps,
     ddim_steps,
     ddpm_steps,
     dpm_solver_steps,
     early_stop,
-    reverse_coefficients,
+    sample_batches,
     sample_ddim,
     sample_ddpm,
     sample_dpm_solver,
+    sample_in_batches,
+    slerp,
 )
 from hw3utils.schedules import cosine_schedule, linear_schedule
 from hw3utils.time_grid import time_grid
@@ -141,25 +144,25 @@ def test_every_form_of_steps_is_the_same_grid(steps):
 def test_a_step_is_equation_12_of_ddim():
     x, x0 = randn(5), randn(5, seed=1)
     for t, s, eta in itertools.product((40, 30, 7), (6, 1, 0), (0.0, 0.5, 1.0)):
-        on_x, on_x0, sigma = reverse_coefficients(SHORT, t, s, eta=eta)
+        coef_x, coef_x0, sigma = ddim_coefficients(SHORT, t, s, eta=eta)
         abar_t, abar_s = SHORT.alpha_bar[t].item(), SHORT.alpha_bar[s].item()
         expected = eta * math.sqrt((1 - abar_s) / (1 - abar_t)) * math.sqrt(1 - abar_t / abar_s)
         assert sigma == pytest.approx(expected, abs=1e-15)
         eps = (x - math.sqrt(abar_t) * x0) / math.sqrt(1 - abar_t)
         direction = math.sqrt(max(1 - abar_s - sigma**2, 0)) * eps
-        assert_close(on_x * x + on_x0 * x0, math.sqrt(abar_s) * x0 + direction)
+        assert_close(coef_x * x + coef_x0 * x0, math.sqrt(abar_s) * x0 + direction)
 
 
 @pytest.mark.parametrize("schedule", [SCHEDULE, SHORT, cosine_schedule(50)], ids=["linear", "short", "cosine"])
 def test_eta_1_on_the_full_grid_is_the_posterior_coefficient_by_coefficient(schedule):
     one, zero = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     for t in range(1, schedule.T + 1):
-        on_x, on_x0, sigma = reverse_coefficients(schedule, t, t - 1, eta=1.0)
+        coef_x, coef_x0, sigma = ddim_coefficients(schedule, t, t - 1, eta=1.0)
         mean_x0, variance = posterior(one, zero, t, schedule)
         mean_x, _ = posterior(zero, one, t, schedule)
         # The smallest betas are differences of numbers near 1: 1e-16 of 1 is 1e-12 of 1e-4.
-        assert on_x == pytest.approx(mean_x.item(), rel=1e-11, abs=1e-15)
-        assert on_x0 == pytest.approx(mean_x0.item(), rel=1e-10)
+        assert coef_x == pytest.approx(mean_x.item(), rel=1e-11, abs=1e-15)
+        assert coef_x0 == pytest.approx(mean_x0.item(), rel=1e-10)
         assert sigma**2 == pytest.approx(variance.item(), rel=1e-10, abs=1e-18)
 
 
@@ -196,8 +199,8 @@ def test_sigma_hat_on_a_stride_has_the_mean_of_eta_1_and_the_forward_variance():
     # One step from x_T with a model that is 0: what is left is the noise.
     first = next(itertools.islice(ddpm_steps(nothing, x, SHORT, steps=S, generator=generator(1)), 1, 2))
     t, s = time_grid(SHORT.T, S)[:2].tolist()
-    on_x, on_x0, _ = reverse_coefficients(SHORT, t, s, eta=1.0)
-    noise = first.x - on_x * x - on_x0 * x / SHORT.signal[t]
+    coef_x, coef_x0, _ = ddim_coefficients(SHORT, t, s, eta=1.0)
+    noise = first.x - coef_x * x - coef_x0 * x / SHORT.signal[t]
     sigma = math.sqrt(1 - (SHORT.alpha_bar[t] / SHORT.alpha_bar[s]).item())
     assert_close(noise, sigma * randn(4, 2, seed=1))
 
@@ -276,9 +279,9 @@ def gaussian_std_after(schedule, std, grid, variance):
     for t, s in itertools.pairwise(grid):
         abar_t, abar_s = schedule.alpha_bar[t].item(), schedule.alpha_bar[s].item()
         gain = math.sqrt(abar_t) * std**2 / (abar_t * std**2 + 1 - abar_t)
-        on_x, on_x0, small = reverse_coefficients(schedule, t, s, eta=1.0)
+        coef_x, coef_x0, small = ddim_coefficients(schedule, t, s, eta=1.0)
         sigma2 = 0.0 if s == 0 else small**2 if variance == "posterior" else 1 - abar_t / abar_s
-        v = (on_x + on_x0 * gain) ** 2 * v + sigma2
+        v = (coef_x + coef_x0 * gain) ** 2 * v + sigma2
     return math.sqrt(v)
 
 
