@@ -145,7 +145,7 @@ def _cell_masses(log_prob: Callable[[Tensor], Tensor], x: Tensor, low: float, si
     for n in (16, 32, 64):
         finer = _midpoint_rule(log_prob, low, side, bins, n)
         # A peak that lies between all points of both rules shows at the samples: no smooth density can be that high.
-        if float((masses - finer).abs().sum()) < 1e-3 and peak * (side / n) ** 2 < 1:
+        if float((masses - finer).abs().sum()) < 0.01 and peak * (side / n) ** 2 < 1:
             return masses
         masses = finer
     raise ValueError(

@@ -203,10 +203,16 @@ class InferenceModel:
         with evaluating(self.networks):
             answer = self._answer(x, *rest)
         answer = check_answer(answer, x, self.name).detach()
-        if x.device.type == "cpu":
-            when = f" at t = {int(rest[0][0])}" if self.name == "eps_model" and len(x) and rest else ""
-            check_finite(answer, f"the {self.name} returned NaN or infinity{when}, expected finite numbers.")
+        if x.device.type == "cpu" and not bool(torch.isfinite(answer).all()):
+            raise ValueError(f"the {self.name} returned NaN or infinity{self._when(*rest)}, expected finite numbers.")
         return answer
+
+    def _when(self, *rest: Any) -> str:
+        """At which time or noise level, for an error message."""
+        symbol = {"eps_model": "t", "score": "sigma", "velocity": "s"}.get(self.name)
+        if symbol is None or not rest:
+            return ""
+        return f" at {symbol} = {float(torch.as_tensor(rest[0]).reshape(-1)[0]):g}"
 
     def _answer(self, x: Tensor, *rest: Any) -> Any:
         if self.needs_gradients:

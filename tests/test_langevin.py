@@ -139,12 +139,12 @@ def test_same_seed_same_bits_and_the_start_is_kept(toy, starts):
         (lambda x: langevin(normal_score, x, step_size=math.nan, n_steps=1), "step_size is nan"),
         (lambda x: langevin(normal_score, x, step_size=0.1, n_steps=-1), "n_steps is -1"),
         (lambda x: langevin(normal_score, x, step_size=0.1, n_steps=1, sigma=-1.0), "sigma is -1.0"),
-        (lambda x: langevin(normal_score, x[0], step_size=0.1, n_steps=1), "expected points"),
+        (lambda x: langevin(normal_score, x[0], step_size=0.1, n_steps=1), r"shape \(2,\)"),
         (lambda x: langevin(normal_score, x * math.nan, step_size=0.1, n_steps=1), "NaN"),
         (lambda x: langevin(lambda x, s: x[:1], x, step_size=0.1, n_steps=1), "score returned shape"),
-        (lambda x: ascent(lambda x, s: x / 0, x, step_size=0.1, n_steps=1), "diverged"),
-        (lambda x: annealed_langevin(normal_score, x, [1.0, 2.0], step_size=0.1, n_steps=1), "decreasing"),
-        (lambda x: annealed_langevin(normal_score, x, [], step_size=0.1, n_steps=1), "decreasing"),
+        (lambda x: ascent(lambda x, s: x / 0, x, step_size=0.1, n_steps=1), "score returned NaN"),
+        (lambda x: annealed_langevin(normal_score, x, [1.0, 2.0], step_size=0.1, n_steps=1), "sigmas"),
+        (lambda x: annealed_langevin(normal_score, x, [], step_size=0.1, n_steps=1), "sigmas"),
     ],
 )
 def test_what_is_refused(call, message):

@@ -66,17 +66,17 @@ def test_gradients_reach_the_model():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"x0": torch.zeros(3)}, r"x0 has shape \(3,\), expected \(B, \.\.\.\) with at least one dimension"),
-        ({"x0": torch.zeros(3, 2, dtype=torch.uint8)}, r"x0 is a tensor of torch.uint8, expected a floating-point"),
-        ({"eps": torch.zeros(3, 1)}, r"eps has shape \(3, 1\), expected \(3, 2\)"),
+        ({"x0": torch.zeros(3)}, r"x0 has shape \(3,\)"),
+        ({"x0": torch.zeros(3, 2, dtype=torch.uint8)}, r"x0 is a tensor of torch.uint8"),
+        ({"eps": torch.zeros(3, 1)}, r"eps has shape \(3, 1\)"),
         ({"eps": torch.full((3, 2), torch.nan)}, r"eps holds NaN or infinity"),
-        ({"t": 0}, r"t is 0, expected an integer in 1\.\.1000"),
-        ({"t": torch.tensor([1, 2, 1001])}, r"t lies in 1\.\.1001, expected 1\.\.1000"),
-        ({"t": torch.tensor([1, 2])}, r"t has shape \(2,\), expected \(\) or one step per sample"),
-        ({"t": torch.rand(3)}, r"t has dtype torch.float32, expected integers"),
-        ({"eps_model": lambda x, t: x[:, :1]}, r"the eps_model returned shape \(3, 1\), expected .* \(3, 2\)"),
-        ({"eps_model": lambda x, t: None}, r"the eps_model returned NoneType, expected a tensor"),
-        ({"schedule": 1000}, r"schedule is int, expected a NoiseSchedule"),
+        ({"t": 0}, r"t is 0.*1\.\.1000"),
+        ({"t": torch.tensor([1, 2, 1001])}, r"t lies in 1\.\.1001.*1\.\.1000"),
+        ({"t": torch.tensor([1, 2])}, r"t has shape \(2,\)"),
+        ({"t": torch.rand(3)}, r"t has dtype torch.float32"),
+        ({"eps_model": lambda x, t: x[:, :1]}, r"the eps_model returned shape \(3, 1\)"),
+        ({"eps_model": lambda x, t: None}, r"the eps_model returned NoneType"),
+        ({"schedule": 1000}, r"schedule is int"),
     ],
 )
 def test_wrong_arguments_are_named_in_one_sentence(arguments, message):

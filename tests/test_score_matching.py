@@ -134,7 +134,7 @@ def test_the_loss_trains_the_score_by_every_route():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: implicit_score_matching(lambda x: x, torch.zeros(3)), r"shape \(3,\), expected points"),
+        (lambda: implicit_score_matching(lambda x: x, torch.zeros(3)), r"shape \(3,\)"),
         (lambda: implicit_score_matching(lambda x: x[:, :1], torch.zeros(3, 2)), r"returned shape \(3, 1\)"),
         (lambda: implicit_score_matching(lambda x: x, torch.full((3, 2), math.nan)), "NaN"),
         (lambda: sliced_score_matching(lambda x: x, torch.zeros(3, 2), n_projections=0), "n_projections is 0"),
