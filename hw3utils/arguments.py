@@ -90,10 +90,10 @@ def check_data(x: Any, name: str, *, like: Tensor | None = None) -> None:
         raise ValueError(f"{name} is {got}, expected a floating-point tensor.")
     if like is not None:
         for what in ("shape", "dtype", "device"):
-            got, expected = getattr(x, what), getattr(like, what)
-            if got != expected:
-                got, expected = (tuple(v) if what == "shape" else v for v in (got, expected))
-                raise ValueError(f"{name} has {what} {got}, expected {expected} as the data.")
+            found, wanted = getattr(x, what), getattr(like, what)
+            if found != wanted:
+                found, wanted = (tuple(v) if what == "shape" else v for v in (found, wanted))
+                raise ValueError(f"{name} has {what} {found}, expected {wanted} as the data.")
     try:
         finite = x.device.type != "cpu" or bool(torch.isfinite(x).all())
     except RuntimeError:  # under torch.func.vmap values cannot be read

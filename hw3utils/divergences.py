@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hw3utils.arguments import check_count, check_data, check_number
 from hw3utils.mixtures import GaussianMixture
-from hw3utils.noise import gaussian_noise
+from hw3utils.noise import check_per_sample, gaussian_noise
 
 
 def _samples(x: Tensor, name: str, *, like: Tensor | None = None) -> Tensor:
@@ -163,11 +163,7 @@ def _midpoint_rule(log_prob: Callable[[Tensor], Tensor], low: float, side: float
 
 def _densities(log_prob: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
     """The density at points (M, 2), float64 (M,)."""
-    value = log_prob(points)
-    if not isinstance(value, Tensor) or value.shape != points.shape[:1]:
-        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(f"the log_prob returned {got}, expected shape ({len(points)},): one number a point.")
-    return value.detach().double().exp()
+    return check_per_sample(log_prob(points), points, "log_prob").detach().double().exp()
 
 
 def floor(

@@ -27,6 +27,7 @@ from hw3utils.noise import (
     InferenceModel,
     check_answer,
     check_finite,
+    check_per_sample,
     differentiable,
     evaluating,
     gaussian_noise,
@@ -351,7 +352,7 @@ def divergence(field: Callable[[Tensor], Tensor], x: Tensor, directions: Tensor 
     Source: Grathwohl et al. 2019, arXiv 1810.01367; Hutchinson 1990.
     """
     exact = directions is None
-    if exact:
+    if directions is None:
         unit = torch.eye(math.prod(x.shape[1:]), dtype=x.dtype, device=x.device)
         directions = unit.reshape(-1, 1, *x.shape[1:]).expand(-1, *x.shape)
     with differentiable(x) as x:
@@ -409,41 +410,56 @@ def log_likelihood(
         for i, (sigma, signal, eps) in enumerate(levels):
             width = sigma - sigma_prev
             upper = y + width * slope
-            slope_upper, div_upper = divergence(lambda z, a=signal, eps=eps: eps(a * z), upper, directions)
+            field = functools.partial(_scaled, eps, signal)
+            slope_upper, div_upper = divergence(field, upper, directions)
             y = y + width * (slope + slope_upper) / 2
             change = change + width * (div + div_upper) / 2
             sigma_prev = sigma
             if i + 1 < len(levels):
-                slope, div = divergence(lambda z, a=signal, eps=eps: eps(a * z), y, directions)
+                slope, div = divergence(field, y, directions)
     x_T, dimensions = signal * y, math.prod(x.shape[1:])
     check_finite(x_T, "the flow ends in NaN or infinity, expected finite numbers: look at what the model returns.")
     if prior is None:
         scale = 1.0 if isinstance(schedule, NoiseSchedule) else sigma
         log_prior = torch.distributions.Normal(0.0, scale).log_prob(x_T).sum(tuple(range(1, x.ndim)))
     else:
-        log_prior = prior(x_T)
-        if not isinstance(log_prior, Tensor) or log_prior.shape != x.shape[:1]:
-            got = f"shape {tuple(log_prior.shape)}" if isinstance(log_prior, Tensor) else type(log_prior).__name__
-            raise ValueError(f"the prior returned {got}, expected shape ({len(x)},): one number a point.")
+        log_prior = check_per_sample(prior(x_T), x, "prior")
     values = log_prior + dimensions * math.log(signal) + change
     stderr = torch.zeros_like(log_prior) if n is None else values.std(0) / math.sqrt(n)
     return Likelihood(values.mean(0), stderr, x_T)
 
 
+def _scaled(eps: Callable[[Tensor], Tensor], signal: float, y: Tensor) -> Tensor:
+    """The noise predictor as a function of y = x / signal."""
+    return eps(signal * y)
+
+
 def _levels(
-    model: Callable[..., Tensor], x: Tensor, schedule: NoiseSchedule | Sequence[float], steps: Steps, spacing: str
+    model: Callable[..., Tensor],
+    x: Tensor,
+    schedule: NoiseSchedule | Sequence[float] | Tensor,
+    steps: Steps,
+    spacing: str,
 ) -> list[tuple[float, float, Callable[[Tensor], Tensor]]]:
     """The levels from the data upwards: sigma, signal and the noise predictor of each."""
     if isinstance(schedule, NoiseSchedule):
         _check_start(x, schedule, "x")
         grid = steps_to_grid(steps, schedule.T, spacing, schedule)[-2::-1]
-        tables = (schedule.noise / schedule.signal, schedule.signal)
-        return [(*(table[t].item() for table in tables), lambda z, t=t: predict_eps(model, z, t)) for t in grid]
+        sigma, signal = (table.tolist() for table in (schedule.noise / schedule.signal, schedule.signal))
+        return [(sigma[t], signal[t], functools.partial(_eps_at, model, t)) for t in grid]
     check_data(x, "x")
     if x.ndim < 2:
         raise ValueError(f"x has shape {tuple(x.shape)}, expected (B, ...).")
     levels = check_decreasing(schedule, "the noise levels")[::-1]
-    return [(s, 1.0, lambda z, s=s: -s * check_answer(model(z, s), z, "score")) for s in levels]
+    return [(s, 1.0, functools.partial(_eps_of_score, model, s)) for s in levels]
+
+
+def _eps_at(eps_model: Callable[..., Tensor], t: int, x_t: Tensor) -> Tensor:
+    return predict_eps(eps_model, x_t, t)
+
+
+def _eps_of_score(score: Callable[..., Tensor], sigma: float, x: Tensor) -> Tensor:
+    return -sigma * check_answer(score(x, sigma), x, "score")
 
 
 def bits_per_dim(log_prob: Tensor, dimensions: int, *, bin_width: float = 1.0) -> Tensor:

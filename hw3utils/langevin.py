@@ -5,18 +5,22 @@ functions: `NAME` returns the last state, `NAME_steps` yields every state, the f
 """
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from hw3utils import CallableModule
 from hw3utils.arguments import check_count, check_data, check_decreasing, check_number
-from hw3utils.noise import Generators, InferenceModel, check_finite, gaussian_noise
+from hw3utils.noise import Generators, InferenceModel, check_finite, check_per_sample, gaussian_noise
 from hw3utils.progress import last
 
 Score = Callable[[Tensor, float], Tensor]
 LogProb = Callable[[Tensor], Tensor]
+
+sys.modules[__name__].__class__ = CallableModule  # `hw3utils.langevin(...)` is the function
 
 
 def _check_start(x: Tensor, step_size: float, n_steps: int, sigma: float) -> tuple[Tensor, float, int, float]:
@@ -174,11 +178,7 @@ def _log_ratio(here: _Point, there: _Point, a: float) -> Tensor:
 @torch.no_grad()
 def _log_prob(log_prob: LogProb, x: Tensor) -> Tensor:
     """The log density at x, checked: a shape other than (B,) would broadcast into a wrong ratio."""
-    value = log_prob(x)
-    if not isinstance(value, Tensor) or value.shape != x.shape[:1]:
-        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(f"the log_prob returned {got}, expected shape ({len(x)},): one number a point.")
-    return value
+    return check_per_sample(log_prob(x), x, "log_prob")
 
 
 def mala(

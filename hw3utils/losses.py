@@ -202,6 +202,7 @@ def denoising_score_matching(
     Source: Vincent 2011, equation 9; weighting: Song and Ermon 2019, arXiv 1907.05600, equations 5 and 6.
     """
     x = _check_points(x)
+    level: float | Tensor
     if isinstance(sigma, Tensor) and sigma.ndim:
         if sigma.shape != x.shape[:1] or not bool((sigma > 0).all()):
             raise ValueError(f"sigma has shape {tuple(sigma.shape)}, expected {len(x)} levels above 0, one a sample.")

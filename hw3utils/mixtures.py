@@ -256,8 +256,11 @@ class GaussianMixture:
 
     def _cast(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Weights, means, variances and basis in the dtype of the arithmetic and on the device of x."""
-        parts = (self.weights, self.means, self._variances, self._basis)
-        return tuple(part if part is None else part.to(_arithmetic(x)).to(x.device) for part in parts)
+        weights, means, variances = (
+            part.to(_arithmetic(x)).to(x.device) for part in (self.weights, self.means, self._variances)
+        )
+        basis = None if self._basis is None else self._basis.to(_arithmetic(x)).to(x.device)
+        return weights, means, variances, basis
 
     def _joint(
         self, x: Tensor, signal: float | Tensor = 1.0, noise: float | Tensor = 0.0
@@ -311,7 +314,7 @@ def reverse_conditional(mixture: GaussianMixture, x_t: Tensor, t: int, schedule:
     check_schedule(schedule)
     t = check_count(t, "t", high=schedule.T)
     alpha, beta = schedule.alpha[t].item(), schedule.beta[t].item()
-    before = mixture.perturbed(schedule.signal[t - 1], schedule.noise[t - 1])
+    before = mixture.perturbed(schedule.signal[t - 1].item(), schedule.noise[t - 1].item())
     joint, y, marginal = before._joint(x, math.sqrt(alpha), math.sqrt(beta))
     shift = before._variances[..., None] * math.sqrt(alpha) / marginal * y
     shift = shift if before._basis is None else before._basis @ shift

@@ -101,6 +101,14 @@ def check_answer(answer: Any, x: Tensor, name: str) -> Tensor:
     return answer
 
 
+def check_per_sample(answer: Any, x: Tensor, name: str) -> Tensor:
+    """Return what a log density gave for x (B, ...), or raise ValueError unless its shape is (B,)."""
+    if not isinstance(answer, Tensor) or answer.shape != x.shape[:1]:
+        got = f"shape {tuple(answer.shape)}" if isinstance(answer, Tensor) else type(answer).__name__
+        raise ValueError(f"the {name} returned {got}, expected shape ({len(x)},): one number per sample.")
+    return answer
+
+
 def predict_eps(eps_model: EpsModel, x_t: Tensor, t: int | Tensor) -> Tensor:
     """Call the model with t as int64 (B,) and check the shape of what it returns.
 

@@ -33,7 +33,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -520,7 +520,7 @@ def guided(network: nn.Module, *, guidance: float = 1.0) -> Callable[[Tensor, Te
     def eps_model(x_t: Tensor, t: Tensor, label: Tensor) -> Tensor:
         if guidance == 1:
             return network(x_t, t, label)
-        none = network(x_t, t, torch.full_like(label, network.n_classes))
+        none = network(x_t, t, torch.full_like(label, cast(int, network.n_classes)))
         return none if guidance == 0 else none + guidance * (network(x_t, t, label) - none)
 
     return eps_model

@@ -5,7 +5,7 @@ Index convention of the whole package: `t = 0` is the data and `t = T` the noise
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -189,7 +189,7 @@ def cosine_schedule(T: int = 1000, *, s: float = 0.008, max_beta: float = 0.999)
     return NoiseSchedule(beta, name="cosine", parameters={"T": T, "s": s, "max_beta": max_beta})
 
 
-_MAKERS = {"linear": linear_schedule, "cosine": cosine_schedule}
+_MAKERS: dict[str, Callable[..., NoiseSchedule]] = {"linear": linear_schedule, "cosine": cosine_schedule}
 
 
 def schedule_from_card(card: Mapping[str, Any]) -> NoiseSchedule:
