@@ -59,6 +59,8 @@ SECTIONS: dict[str, Item] = {
     )
 }
 
+# What stands in an answer cell of the student edition.
+ANSWER = "*Your answer here.*"
 # Of the table of items in the output of a notebook.
 MIMETYPE = "application/vnd.hw3utils.items+json"
 STUDENT_VARIABLE = "HW3_STUDENT"
