@@ -412,3 +412,25 @@ def trajectories(ax: Axes, states: Sequence[Tensor], *, colour: str | None = Non
         ax.plot(x[:1], y[:1], "o", color="white", markeredgecolor=own, markersize=6)
         ax.plot(x[-1:], y[-1:], "o", color=own, markersize=6)
     return ax
+
+
+def chain_diagram(ax: Axes) -> Axes:
+    """Draw the forward process q and the reverse chain p_theta as one graphical model on x_0, ..., x_T."""
+    names = ["$x_0$", r"$\cdots$", "$x_{t-1}$", "$x_t$", r"$\cdots$", "$x_T$"]
+    arrow = {"arrowstyle": "-|>", "shrinkA": 17, "shrinkB": 17, "lw": 1.4}
+    for i, name in enumerate(names):
+        ax.text(i, 0, name, ha="center", va="center", fontsize=13, zorder=3)
+        if "dots" not in name:
+            ax.plot(i, 0, "o", ms=34, mfc="white", mec="black", zorder=2)
+        if i:
+            forward = {**arrow, "connectionstyle": "arc3,rad=-0.35", "color": COLOURS[0]}
+            reverse = {**arrow, "connectionstyle": "arc3,rad=-0.35", "color": COLOURS[1]}
+            ax.annotate("", (i, 0), (i - 1, 0), arrowprops=forward)
+            ax.annotate("", (i - 1, 0), (i, 0), arrowprops=reverse)
+    ax.text(2.5, 0.42, r"$q(x_t \mid x_{t-1})$", ha="center", color=COLOURS[0])
+    ax.text(2.5, -0.42, r"$p_\theta(x_{t-1} \mid x_t)$", ha="center", va="top", color=COLOURS[1])
+    ax.text(0, -0.62, "data", ha="center")
+    ax.text(5, -0.62, "noise", ha="center")
+    ax.set(xlim=(-0.5, 5.5), ylim=(-0.75, 0.75))
+    ax.axis("off")
+    return ax
