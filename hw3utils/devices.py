@@ -35,6 +35,17 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
     return device
 
 
+def device_of(network: nn.Module) -> torch.device:
+    """The device of a network's parameters.
+
+    Raises:
+        ValueError: when it has no parameter.
+    """
+    for parameter in network.parameters():
+        return parameter.device
+    raise ValueError(f"the network is a {type(network).__name__} without parameters, there is nothing to train.")
+
+
 @contextlib.contextmanager
 def together(device: torch.device) -> Iterator[torch.device]:
     """Join the processes that torchrun has started, if it has, for the length of a `with`; gives this one's device."""
