@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 import hw3utils
+from hw3utils.datasets import read_pictures
 from hw3utils.devices import process_count, process_rank
 from hw3utils.fid import (
     Estimate,
@@ -38,7 +39,6 @@ from hw3utils.noise import sample_in_batches
 from hw3utils.samplers import sample_ddim, sample_ddpm, sample_dpm_solver
 from hw3utils.schedules import NoiseSchedule
 from hw3utils.sprites import SpriteData, draw_sprites, grammar_accepts, outline_share, tensor_to_images
-from hw3utils.datasets import read_pictures
 
 SIGMA_HAT = "sigma-hat"
 STEPS = (10, 15, 20, 50, 100, 1000)

@@ -26,8 +26,8 @@ class EMA:
     Source: Ho et al. 2020, arXiv 2006.11239, appendix B (decay 0.9999).
     """
 
-    # Not torch.optim.swa_utils.AveragedModel: its first update copies the weights where ours averages them, it keeps the
-    # average of half-precision weights in half precision, and it waits for the accelerator at every update.
+    # Not torch.optim.swa_utils.AveragedModel: its first update copies the weights where ours averages them, it keeps
+    # the average of half-precision weights in half precision, and it waits for the accelerator at every update.
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.network, self.decay = network, decay
         self.live = list(network.parameters())

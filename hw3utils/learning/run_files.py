@@ -56,7 +56,7 @@ def check_new_run(out: str | Path, resume: bool, *, results: Sequence[str] = ())
     out = Path(out)
     if (out / POINTER).exists():
         if not resume:
-            raise ValueError(f"{out} already holds a checkpoint; resume it (--resume) or choose another folder (--out).")
+            raise ValueError(f"{out} already holds a checkpoint; add --resume or choose another folder (--out).")
         return
     for name in results:
         if (out / name).exists():
@@ -134,7 +134,7 @@ def open_checkpoint(out: Path) -> tuple[dict[str, Any], dict[str, Tensor], Path]
     if lacking:
         raise ValueError(f"{out / POINTER} lacks {', '.join(sorted(lacking))}; it is not a checkpoint of this program.")
     if not isinstance(pointer["config"], dict):
-        raise ValueError(f"{out / POINTER} holds a config that is not an object; it is not a checkpoint of this program.")
+        raise ValueError(f"{out / POINTER} has a config that is not an object; it is not a checkpoint of this program.")
     path = out / Path(str(pointer["file"])).name
     tensors = read_tensors(path)
     if file_sha256(path) != pointer["sha256"]:

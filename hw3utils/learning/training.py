@@ -1,7 +1,7 @@
 """The training loop of every network here; a run resumed from a checkpoint ends with the same bits.
 
-The loss is an `Objective`: what it draws at random, and what it computes from that. The loop owns the order of the data,
-the random state, the optimizer and the EMA.
+The loss is an `Objective`: its random draws, and the loss computed from them. The loop owns the order of the data, the
+random state, the optimizer and the EMA.
 """
 
 import atexit
