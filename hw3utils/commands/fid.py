@@ -49,9 +49,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CELL",
         help="--table: only these, such as S1000_sigma-hat (default: all)",
     )
-    parser.add_argument(
-        "--out", type=path, help=f"--table: folder of its pictures and fid.json (default: {TABLE_OUT})"
-    )
+    parser.add_argument("--out", type=path, help=f"--table: folder of its pictures and fid.json (default: {TABLE_OUT})")
     parser.add_argument(
         "--precision", choices=["fp32", "bf16"], help="--table: arithmetic of the sampling (default: fp32)"
     )
