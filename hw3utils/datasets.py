@@ -1,36 +1,71 @@
-"""Sets of pictures by name, for the command line: a folder of pictures, an array, weights, the embedded data."""
+"""Data that join networks and sprites: picture sets by name, the classifier's data, the pictures of a card."""
 
 import tokenize
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from hw3utils.arguments import check_count
+from hw3utils.files import expanded
+from hw3utils.learning.classifier import AttributeData, attribute_tensors
 from hw3utils.learning.networks import UNet
 from hw3utils.learning.weights import load_weights, pretrained_names, pretrained_path
-from hw3utils.noise import sample_batches
-from hw3utils.samplers import sample_ddim
-from hw3utils.sprites import load_sprites, tensor_to_images
-from hw3utils.sprites.loading import picture_shape
-from hw3utils.sprites.pictures import Cut, left_out_line, picture_files, read_groups
+from hw3utils.samplers import sample_batches, sample_ddim
+from hw3utils.sprites import ATTRIBUTE_VALUES, load_sprites, sprite_set, tensor_to_images
+from hw3utils.sprites.drawing import N_TEST, N_TRAIN
+from hw3utils.sprites.grammar import SIDE
+from hw3utils.sprites.pictures import Cut, found_pictures, left_out_line, read_groups
 
 EMBEDDED = ("embedded:train", "embedded:test")
 SAMPLES = 5000
 
 
+def picture_shape(card: Mapping[str, Any]) -> tuple[int, int, int]:
+    """The shape (channels, side, side) of the pictures that weights generate, from their card; default side 16.
+
+    Raises:
+        ValueError: when the channels are neither colour nor grey, or the side is out of range.
+    """
+    channels = card["network"]["channels"]
+    if channels not in (1, 3):
+        raise ValueError(f"these weights generate {channels} channels, expected 3 of colour or 1 of grey.")
+    data = card.get("data")
+    side = data.get("side", SIDE) if isinstance(data, Mapping) else SIDE
+    side = check_count(side, "the side of pictures on the card of these weights", high=1024)
+    return channels, side, side
+
+
+def picture_background(card: Mapping[str, Any]) -> int:
+    """The grey level that stands for transparent pixels in the pictures that weights were trained on, from their card.
+
+    Raises:
+        ValueError: when it is not a level of 0 to 255.
+    """
+    data = card.get("data")
+    level = data.get("background", 255) if isinstance(data, Mapping) else 255
+    return check_count(level, "the background on the card of these weights", low=0, high=255)
+
+
+def attribute_data(n_train: int = N_TRAIN, n_test: int = N_TEST) -> AttributeData:
+    """The embedded sprites with their attributes, as the classifier is trained on them."""
+    train, test = map(attribute_tensors, sprite_set(n_train, n_test))
+    return AttributeData(train, test, ATTRIBUTE_VALUES, "embedded")
+
+
 @dataclass(frozen=True)
 class PictureSet:
-    """Pictures that can be gone through more than once, batch by batch, and a sentence on where they come from.
+    """A set of pictures that can be iterated over more than once, batch by batch.
 
     Attributes:
-        description: where the pictures come from.
+        description: where the pictures come from, in words.
         open: starts an iteration over arrays uint8 (B, H, W, 3).
-        batches: how many arrays that gives.
+        batches: the number of these arrays.
     """
 
     description: str
@@ -53,7 +88,7 @@ def open_set(
     seed: int = 0,
     device: torch.device | str = "cpu",
     batch_size: int = 250,
-    how: Cut | None = None,
+    cut: Cut | None = None,
 ) -> PictureSet:
     """Open a set of pictures.
 
@@ -65,34 +100,39 @@ def open_set(
         steps, eta, device: for sampling.
         seed: decides the samples, and the random part.
         batch_size: pictures at once.
-        how: how the pictures of a folder are cut; whole if not given. Other sets are not cut.
+        cut: how the pictures of a folder are cut; not at all if not given. Other sets are not cut.
 
     Raises:
-        ValueError: when there is no such set, or what is there is no set of pictures.
+        ValueError: when there is no such set, or no pictures in it.
     """
     limit = None if n is None else check_count(n, "n")
-    batch_size, steps, seed = (
-        check_count(batch_size, "batch_size"),
-        check_count(steps, "steps"),
-        check_count(seed, "seed", low=0),
-    )
-    path = Path(name)
+    batch_size, steps = check_count(batch_size, "batch_size"), check_count(steps, "steps")
+    seed = check_count(seed, "seed", low=0)
+    path = expanded(name)
     if name in EMBEDDED:
         data = load_sprites()
         images = (data.train_images if name.endswith("train") else data.test_images)[:limit]
         what = "training" if name.endswith("train") else "held-out"
         return _array(f"the embedded {what} sprites", images, batch_size)
-    if path.suffix in (".npy", ".npz"):
+    if path.suffix.lower() in (".npy", ".npz"):
         images = read_pictures(path)
         part = _part(len(images), limit, seed)
-        return _array(f"{path}{_said(len(images), part, seed)}", images[part], batch_size)
-    if path.suffix == ".safetensors" or (path / "weights.safetensors").is_file() or name in pretrained_names():
+        return _array(f"{path}{_part_text(len(images), part, seed)}", images[part], batch_size)
+    if is_weights(name):
         weights = path if path.exists() else pretrained_path(name)
         return _samples(name, weights, limit or SAMPLES, steps, eta, seed, device, batch_size)
     if path.is_dir():
-        return _folder(path, limit, seed, batch_size, how)
+        return _folder(path, limit, seed, batch_size, cut)
     expected = f"a folder of pictures, an .npy file, a safetensors file, or one of {', '.join(EMBEDDED)}"
     raise ValueError(f"there are no pictures {name!r}, expected {expected} or {', '.join(pretrained_names())}.")
+
+
+def is_weights(name: str) -> bool:
+    """Whether `open_set` samples this set with weights."""
+    path = expanded(name)
+    if path.suffix.lower() in (".npy", ".npz"):
+        return False
+    return path.suffix == ".safetensors" or (path / "weights.safetensors").is_file() or name in pretrained_names()
 
 
 def read_pictures(path: str | Path) -> np.ndarray:
@@ -101,6 +141,8 @@ def read_pictures(path: str | Path) -> np.ndarray:
     Raises:
         ValueError: when it is missing, damaged, a pickle, or holds something else.
     """
+    if Path(path).exists() and not Path(path).is_file():
+        raise ValueError(f"{path} is a folder, a pipe or a device, expected an .npy file of pictures.")
     try:
         images = np.load(path, allow_pickle=False)
         if isinstance(images, np.lib.npyio.NpzFile) and len(images.files) == 1:
@@ -119,7 +161,7 @@ def read_pictures(path: str | Path) -> np.ndarray:
         zipfile.BadZipFile,
     ) as error:
         # Python 3.13 lets the tokenizer's error out of a damaged header.
-        raise ValueError(f"{path} is not a whole .npy file of pictures ({error}).") from None
+        raise ValueError(f"{path} is not a complete .npy file of pictures ({error}).") from None
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
         got = f"{getattr(images, 'dtype', type(images).__name__)} {getattr(images, 'shape', '')}"
         raise ValueError(f"{path} holds {got}, expected pictures uint8 (N, H, W, 3).")
@@ -167,25 +209,24 @@ def _samples(
 
 
 def _part(count: int, limit: int | None, seed: int) -> np.ndarray:
-    """Which of `count` pictures to take: all, or a random part, for their order may be that of their classes."""
+    """Indices of the pictures to take of `count`: all, or a random part (the files may be sorted by class)."""
     if limit is None or limit >= count:
         return np.arange(count)
     return np.sort(np.random.default_rng(seed).permutation(count)[:limit])
 
 
-def _said(count: int, part: np.ndarray, seed: int) -> str:
+def _part_text(count: int, part: np.ndarray, seed: int) -> str:
     return "" if len(part) == count else f" (a random {len(part)} of {count}, seed {seed})"
 
 
-def _folder(folder: Path, limit: int | None, seed: int, batch_size: int, how: Cut | None) -> PictureSet:
-    """The pictures of a folder, read when it is opened: whole, or cut into tiles as `how` says."""
-    files, left_out = picture_files(folder)
-    if not files:
-        raise ValueError(f"there is no picture in {folder}, expected PNG, JPEG, GIF, WebP or BMP files there.")
-    count, part = len(files), _part(len(files), limit if how is None else None, seed)
-    images, _, said, dropped = read_groups({"": [files[k] for k in part]}, how)
-    if how is not None:
+def _folder(folder: Path, limit: int | None, seed: int, batch_size: int, cut: Cut | None) -> PictureSet:
+    """The pictures of a folder, read when it is opened: as they are, or cut into tiles."""
+    files, left_out = found_pictures(folder)
+    count, part = len(files), _part(len(files), limit if cut is None else None, seed)
+    read = read_groups({"": [files[k] for k in part]}, cut)
+    images = read.images
+    if cut is not None:
         count, part = len(images), _part(len(images), limit, seed)
         images = images[part]
-    said += [f"left out: {line}" for line in left_out_line(left_out | dropped)]
-    return _array(f"the pictures in {folder}{_said(count, part, seed)}; {'; '.join(said)}", images, batch_size)
+    said = [*read.said, *(f"left out: {line}" for line in left_out_line(left_out | read.left_out))]
+    return _array(f"the pictures in {folder}{_part_text(count, part, seed)}; {'; '.join(said)}", images, batch_size)

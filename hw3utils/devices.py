@@ -1,10 +1,14 @@
-"""Where a network computes, and how: CPU, CUDA or MPS, in fp32 or bf16, compiled or not."""
+"""Devices (CPU, CUDA, MPS), processes of torch.distributed, arithmetic (fp32, bf16) and compilation of a network."""
 
 import contextlib
 import copy
+import ctypes
 import os
+import platform
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,21 +34,44 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError, TypeError):
         raise ValueError(
-            f"device {str(name)!r} is not here; take auto, cpu, cuda or mps, as this machine has."
+            f"device {str(name)!r} is not here; take auto, cpu, cuda or mps, whichever this machine has."
         ) from None
     return device
 
 
+def device_name(device: torch.device) -> str:
+    """The model name of a GPU or of this machine's processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{device.type}: {names[0] if names else platform.processor() or platform.machine()}"
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """The device of a network's parameters.
+
+    Raises:
+        ValueError: when it has no parameter.
+    """
+    for parameter in network.parameters():
+        return parameter.device
+    raise ValueError(f"the network is a {type(network).__name__} without parameters, there is nothing to train.")
+
+
 @contextlib.contextmanager
-def together(device: torch.device) -> Iterator[torch.device]:
-    """Join the processes that torchrun has started, if it has, for the length of a `with`; gives this one's device."""
+def process_group(device: torch.device) -> Iterator[torch.device]:
+    """Join torchrun's process group, where there is one, for the length of a `with`; yields this process's device."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield device
         return
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    # A process may wait long for a slower one; torchrun stops all when one is lost.
+    # A long timeout, for a process may wait for a slower one; torchrun ends all when one dies.
     backend = "nccl" if device.type == "cuda" else "gloo"
     torch.distributed.init_process_group(backend, timeout=timedelta(days=1))
     try:
@@ -54,21 +81,21 @@ def together(device: torch.device) -> Iterator[torch.device]:
 
 
 def process_count() -> int:
-    """How many processes of torch.distributed work together, 1 without it."""
+    """The number of processes in the group of torch.distributed, 1 without it."""
     joined = torch.distributed.is_available() and torch.distributed.is_initialized()
     return torch.distributed.get_world_size() if joined else 1
 
 
 def process_rank() -> int:
-    """The number of this process among those that work together, from 0; the first writes the files."""
+    """The rank of this process in its group, 0 without one; rank 0 writes the files."""
     return torch.distributed.get_rank() if process_count() > 1 else 0
 
 
 def in_precision(network: nn.Module, precision: str) -> nn.Module:
-    """The same network as an eps_model whose arithmetic is fp32, or bf16 by autocast (opt-in: it changes the pictures).
+    """A network computing in fp32, or in bf16 by autocast (which changes the pictures).
 
     Args:
-        network: left as it is; its weights are shared, not copied.
+        network: not changed; its weights are shared.
         precision: "fp32" (the network itself) or "bf16".
 
     Raises:
@@ -92,17 +119,17 @@ class _Autocast(nn.Module):
 
 
 def compiled(network: nn.Module, precision: str = "fp32") -> nn.Module:
-    """A copy of a network for fast inference: compiled, on the CPU channels last (fp32) and its weights frozen in.
+    """A copy of a network compiled for inference; on the CPU with frozen weights, and in fp32 with channels last.
 
-    Call it under `torch.no_grad()`. The first call at each shape compiles, for up to a minute. Answers differ from the
-    network's own by rounding (another order of the same fp32 sums), so what is compared bit by bit is not made with it.
+    Call it under `torch.no_grad()`. The first call at each shape compiles, for up to a minute. The outputs differ from
+    the network's own by rounding (another order of the same sums), so tests of exact bits use the network itself.
 
     Args:
-        network: left as it is.
+        network: not changed.
         precision: as in `in_precision`.
 
     Returns:
-        A module that is called in the same way.
+        A module with the same call signature.
 
     Raises:
         ValueError: on an unknown precision.
@@ -114,6 +141,26 @@ def compiled(network: nn.Module, precision: str = "fp32") -> nn.Module:
     options: dict[str, Any] = {"freezing": frozen}
     width = {"DEFAULT": 0, "AVX2": 256, "AVX512": 512}.get(torch.backends.cpu.get_cpu_capability())
     if width is not None:
-        # Named, it is part of the key of torch's cache, which otherwise takes what was compiled for another one.
+        # Part of the key of torch's cache, which otherwise returns code compiled for another instruction set.
         options["cpp.simdlen"] = width
     return torch.compile(fast, options=options)
+
+
+def reuse_freed_memory() -> bool:
+    """Let glibc keep freed memory for the next allocation instead of returning it to the system; False elsewhere.
+
+    Every training step and network evaluation allocates its activations anew, and glibc returns blocks of that size at
+    once, so each step page-faults all of its memory again. Memory stays at its peak between steps.
+    """
+    if sys.platform != "linux":
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # another C library
+        return False
+    m_trim_threshold, m_top_pad, m_mmap_threshold = -1, -2, -3
+    limit = 2**31 - 1
+    return all(
+        mallopt(parameter, value) == 1
+        for parameter, value in ((m_mmap_threshold, 1 << 30), (m_trim_threshold, limit), (m_top_pad, 1 << 28))
+    )

@@ -1,8 +1,8 @@
-"""Distances between sets of pictures: FID and KID with their error bars, and to the nearest picture.
+"""Distances between sets of pictures: FID and KID with standard errors, and to the nearest picture.
 
-A distance is only as good as its features, so a number is never given without their name. Two kinds are here: the
-standard Inception network (`inception`), whose weights must be had first, and a small classifier of the embedded
-sprites (`sprites`), which is shipped. One never stands in for the other.
+A distance depends on the features it is measured in, so print their name with every number. There are two: the standard
+Inception network (`inception`), whose weights are downloaded, and a small classifier of the embedded sprites
+(`sprites`), which is shipped. Numbers in different features cannot be compared.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +15,7 @@ from torchmetrics.image.kid import poly_mmd
 
 from hw3utils.arguments import check_count
 from hw3utils.learning.features import feature_extractor
+from hw3utils.noise import evaluating
 
 Pictures = np.ndarray | Tensor | Iterable[np.ndarray | Tensor]
 
@@ -27,8 +28,8 @@ def frechet_distance(mean_1: Tensor, cov_1: Tensor, mean_2: Tensor, cov_2: Tenso
 
         d^2 = |mean_1 - mean_2|^2 + tr(cov_1) + tr(cov_2) - 2 tr((cov_1^(1/2) cov_2 cov_1^(1/2))^(1/2))
 
-    The trace of the last term is the sum of the square roots of the eigenvalues of a symmetric matrix: no square root
-    of a product is taken, and singular covariances are no exception.
+    The last trace is the sum of the square roots of the eigenvalues of a symmetric matrix, so no matrix square root is
+    taken and singular covariances need no special case.
 
     Args:
         mean_1, mean_2: means, shape (D,).
@@ -50,7 +51,7 @@ def frechet_distance(mean_1: Tensor, cov_1: Tensor, mean_2: Tensor, cov_2: Tenso
     if mean_1.shape != mean_2.shape:
         raise ValueError(f"the two Gaussians have {len(mean_1)} and {len(mean_2)} dimensions, expected the same.")
     values, vectors = torch.linalg.eigh(cov_1)
-    # An eigenvalue of zero comes out as rounding, whose square root would not be small: leave those directions out.
+    # The square root of an eigenvalue that is zero but for rounding is not small: leave those directions out.
     kept = values > len(values) * torch.finfo(torch.float64).eps * values.abs().max()
     root = vectors[:, kept] * values[kept].sqrt()
     overlap = torch.linalg.eigvalsh(root.mT @ cov_2 @ root).clamp(min=0).sqrt().sum()
@@ -59,7 +60,7 @@ def frechet_distance(mean_1: Tensor, cov_1: Tensor, mean_2: Tensor, cov_2: Tenso
 
 
 def _statistics(mean: Tensor, cov: Tensor, which: str) -> tuple[Tensor, Tensor]:
-    """Mean and covariance in float64 on the CPU, or a clear error."""
+    """Mean and covariance in float64 on the CPU; ValueError when they are invalid."""
     mean, cov = (torch.as_tensor(value).detach().cpu().double() for value in (mean, cov))
     if mean.ndim != 1 or cov.shape != (len(mean), len(mean)):
         raise ValueError(
@@ -73,10 +74,10 @@ def _statistics(mean: Tensor, cov: Tensor, which: str) -> tuple[Tensor, Tensor]:
 
 
 class FeatureStatistics:
-    """Mean and covariance of feature vectors that come in batches, in float64; the vectors are not kept.
+    """Running mean and covariance of batches of feature vectors, in float64.
 
     Attributes:
-        n: vectors seen.
+        n: number of vectors.
         mean: float64 (D,).
 
     Source: Chan, Golub and LeVeque 1979, for the merging of two parts.
@@ -97,14 +98,14 @@ class FeatureStatistics:
         """The unbiased covariance, float64 (D, D).
 
         Raises:
-            ValueError: when fewer than two vectors were seen.
+            ValueError: for fewer than two vectors.
         """
         if self.n < 2:
             raise ValueError(f"a covariance needs at least 2 pictures, got {self.n}; give more.")
         return self._scatter / (self.n - 1)
 
     def update(self, features: Tensor) -> None:
-        """Take in a batch of vectors (B, D).
+        """Add a batch of vectors (B, D).
 
         Raises:
             ValueError: on another shape, another D than before, NaN or infinity.
@@ -120,7 +121,7 @@ class FeatureStatistics:
             self._merge(len(x), mean, centred.mT @ centred)
 
     def merge(self, other: "FeatureStatistics") -> None:
-        """Take in what other statistics have seen."""
+        """Add the vectors of other statistics."""
         if other.n:
             self._merge(other.n, other.mean, other._scatter)
 
@@ -154,12 +155,11 @@ def distance_of(a: FeatureStatistics, b: FeatureStatistics) -> float:
 
 
 def picture_batches(pictures: Pictures, batch_size: int) -> Iterator[Tensor]:
-    """Cut pictures into batches for a feature network.
+    """Split pictures into batches for a feature network.
 
     Args:
-        pictures: uint8 array (N, H, W, 3) or tensor (N, 3, H, W) (an array (N, 3, H, W) is taken as well), or an
-            iterable of such, so that a set larger than the memory can be measured. Floating-point tensors pass as they
-            are, for feature networks that take those.
+        pictures: uint8 array (N, H, W, 3) or tensor (N, 3, H, W) (or array (N, 3, H, W)), or an iterable of such, so
+            that a set larger than memory can be measured. Floating-point tensors are passed on as they are.
         batch_size: most pictures in a batch.
 
     Raises:
@@ -190,12 +190,12 @@ def _channels_first(part: Any) -> Tensor:
 
 @torch.no_grad()
 def features_of(pictures: Pictures, extractor: str | nn.Module, *, batch_size: int = 250) -> Iterator[Tensor]:
-    """Yield the feature vectors of pictures batch by batch, the network in evaluation mode; it gets its mode back.
+    """Yield the feature vectors of pictures batch by batch, the network in evaluation mode (its mode is restored).
 
     Args:
         pictures: see `picture_batches`.
         extractor: a name of `feature_extractor`, or any module that takes a batch of pictures and returns (B, D).
-        batch_size: pictures at once; changes nothing but memory and the last bits.
+        batch_size: pictures at once; changes memory, and the result by rounding only.
 
     Raises:
         ValueError: as `picture_batches` and `feature_extractor` do, and when a module returns another shape.
@@ -203,13 +203,8 @@ def features_of(pictures: Pictures, extractor: str | nn.Module, *, batch_size: i
     network = feature_extractor(extractor) if isinstance(extractor, str) else extractor
     device = next((tensor.device for tensor in (*network.parameters(), *network.buffers())), torch.device("cpu"))
     for batch in picture_batches(pictures, batch_size):
-        modes = [(module, module.training) for module in network.modules()]
-        network.eval()
-        try:
+        with evaluating(network):
             vectors = network(batch.to(device))
-        finally:
-            for module, mode in modes:
-                module.training = mode
         if not isinstance(vectors, Tensor) or vectors.ndim != 2 or len(vectors) != len(batch):
             got = tuple(getattr(vectors, "shape", ())) or type(vectors).__name__
             raise ValueError(f"the feature network returned {got} for {len(batch)} pictures, expected (B, D).")
@@ -219,7 +214,7 @@ def features_of(pictures: Pictures, extractor: str | nn.Module, *, batch_size: i
 def feature_statistics(
     pictures: Pictures, extractor: str | nn.Module = "sprites", *, batch_size: int = 250
 ) -> FeatureStatistics:
-    """Mean and covariance of the features of pictures, streamed. Arguments and errors as in `features_of`."""
+    """Mean and covariance of the features of pictures, batch by batch. Arguments and errors as in `features_of`."""
     statistics = FeatureStatistics()
     for vectors in features_of(pictures, extractor, batch_size=batch_size):
         statistics.update(vectors)
@@ -232,13 +227,13 @@ def feature_statistics(
 def fid(
     pictures_1: Pictures, pictures_2: Pictures, *, extractor: str | nn.Module = "sprites", batch_size: int = 250
 ) -> float:
-    """Frechet distance of two sets of pictures, between Gaussians with the mean and covariance of their features.
+    """Fréchet distance of two sets of pictures, between Gaussians with the mean and covariance of their features.
 
-    It depends on the number of pictures (fewer make it larger) and on the features: never compare two numbers that
-    differ in either. Neither the order of the pictures nor the batch size matters.
+    It depends on the number of pictures (fewer make it larger) and on the features: numbers that differ in either
+    cannot be compared. It does not depend on the order of the pictures or the batch size.
 
     Args:
-        pictures_1, pictures_2: at least 2 pictures each, see `picture_batches`; streamed, never all in memory.
+        pictures_1, pictures_2: at least 2 pictures each, see `picture_batches`; processed batch by batch.
         extractor: "sprites", "inception", or any module (B, 3, H, W) -> (B, D).
         batch_size: pictures at once.
 
@@ -247,13 +242,59 @@ def fid(
 
     Raises:
         ValueError: on wrong pictures, or fewer than 2.
-        ConnectionError: when "inception" was asked for and its weights cannot be had.
+        ConnectionError: when the weights of "inception" cannot be downloaded.
 
     Source: Heusel et al. 2017, arXiv 1706.08500, equation 6.
     """
     network = feature_extractor(extractor) if isinstance(extractor, str) else extractor
     statistics = [feature_statistics(pictures, network, batch_size=batch_size) for pictures in (pictures_1, pictures_2)]
     return distance_of(*statistics)
+
+
+class FrechetDistance:
+    """FID of a stream of pictures, with the interface of torchmetrics' `FrechetInceptionDistance`.
+
+    Running sums are float64 and the pictures are not kept, so sets larger than memory can be measured.
+
+    Args:
+        extractor: "sprites", "inception", or any module (B, 3, H, W) -> (B, D).
+        reset_real_features: whether `reset` also forgets the real pictures; False to compare several sets with them.
+
+    >>> import numpy as np
+    >>> pictures = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), np.uint8)
+    >>> metric = FrechetDistance()
+    >>> metric.update(pictures[:20], real=True)
+    >>> metric.update(pictures[20:], real=False)
+    >>> bool(metric.compute() > 0)
+    True
+    """
+
+    def __init__(self, extractor: str | nn.Module = "sprites", *, reset_real_features: bool = True) -> None:
+        self.extractor = feature_extractor(extractor) if isinstance(extractor, str) else extractor
+        self.reset_real_features = reset_real_features
+        self.real, self.fake = FeatureStatistics(), FeatureStatistics()
+
+    def update(self, images: Pictures, real: bool) -> None:
+        """Add a batch of pictures, see `picture_batches`, to the real or to the generated ones.
+
+        Raises:
+            ValueError: as `features_of`.
+        """
+        (self.real if real else self.fake).merge(feature_statistics(images, self.extractor))
+
+    def compute(self) -> float:
+        """The distance of the real and the generated pictures so far.
+
+        Raises:
+            ValueError: for fewer than two of either.
+        """
+        return distance_of(self.real, self.fake)
+
+    def reset(self) -> None:
+        """Forget the generated pictures, and the real ones unless `reset_real_features` is False."""
+        self.fake = FeatureStatistics()
+        if self.reset_real_features:
+            self.real = FeatureStatistics()
 
 
 class Estimate(NamedTuple):
@@ -274,16 +315,16 @@ def kid(
 ) -> Estimate:
     """Kernel distance of two sets of pictures: the unbiased squared MMD with the kernel (x.y / D + 1)^3.
 
-    The sets are cut into disjoint subsets; the value is the mean over the subsets and the error that of this mean. The
-    subsets share no picture, so the error is an honest one. It may be negative when the sets are alike.
+    The sets are split into disjoint subsets; the value is the mean over the subsets and the error the standard error of
+    this mean, which is valid because the subsets are independent. It may be negative when the sets are alike.
 
     Args:
-        pictures_1, pictures_2: see `picture_batches`; streamed, two subsets in memory at a time.
+        pictures_1, pictures_2: see `picture_batches`; processed batch by batch, two subsets in memory at a time.
         extractor: as in `fid`.
-        subset_size: pictures of each set in a subset; fewer if the smaller set has not enough for two subsets.
+        subset_size: pictures of each set in a subset; fewer if the smaller set is too small for two subsets.
         batch_size: pictures at once.
-        seed: order in which arrays and tensors are taken, so that sorted pictures do no harm; None: as they come.
-            Other iterables always come as they come.
+        seed: decides the order in which arrays and tensors are taken, as they may be sorted; None keeps their order.
+            Other iterables keep their order.
 
     Returns:
         (value, error).
@@ -297,7 +338,7 @@ def kid(
     network = feature_extractor(extractor) if isinstance(extractor, str) else extractor
     seed = None if seed is None else check_count(seed, "seed", low=0)
     sets = [
-        _in_order(pictures, None if seed is None else seed + i) for i, pictures in enumerate((pictures_1, pictures_2))
+        _shuffled(pictures, None if seed is None else seed + i) for i, pictures in enumerate((pictures_1, pictures_2))
     ]
     sizes = [len(pictures) for pictures in sets if isinstance(pictures, np.ndarray | Tensor)]
     if sizes and min(sizes) < 4:
@@ -310,8 +351,8 @@ def kid(
     return Estimate(float(np.mean(values)), float(np.std(values, ddof=1) / len(values) ** 0.5))
 
 
-def _in_order(pictures: Pictures, seed: int | None) -> Pictures:
-    """Arrays and tensors in random order, everything else as it is."""
+def _shuffled(pictures: Pictures, seed: int | None) -> Pictures:
+    """Arrays and tensors in random order, other iterables as they are."""
     if seed is None or not isinstance(pictures, np.ndarray | Tensor):
         return pictures
     order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(seed))
@@ -319,7 +360,7 @@ def _in_order(pictures: Pictures, seed: int | None) -> Pictures:
 
 
 def _subsets(batches: Iterator[Tensor], size: int) -> Iterator[Tensor]:
-    """Whole groups of `size` vectors, float64; what is left over at the end is dropped."""
+    """Groups of `size` vectors, float64; an incomplete last group is dropped."""
     kept: list[Tensor] = []
     for batch in batches:
         kept.append(batch.double().cpu())
@@ -329,7 +370,7 @@ def _subsets(batches: Iterator[Tensor], size: int) -> Iterator[Tensor]:
             yield together[:size]
 
 
-# ------------------------------------------------------------------------------------------------------- error bars
+# -------------------------------------------------------------------------------------------------- standard errors
 
 
 def leave_one_out(groups: Sequence[FeatureStatistics], reference: FeatureStatistics) -> list[float]:
@@ -397,7 +438,7 @@ def nearest_distances(pictures: np.ndarray, others: np.ndarray, *, chunk: int = 
         float64 (N,), in levels of 0 to 255; 0 for a copy.
 
     Raises:
-        ValueError: when the pictures are none, or have different sizes.
+        ValueError: on another dtype or shape, different sizes, or no other picture.
     """
     for images in (pictures, others):
         if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4:
@@ -408,10 +449,11 @@ def nearest_distances(pictures: np.ndarray, others: np.ndarray, *, chunk: int = 
         raise ValueError(
             f"pictures have shapes {pictures.shape} and {others.shape}, expected the same height and width."
         )
-    # Centred levels are whole numbers whose products, summed over a sprite, stay below 2^24: exact in fp32.
-    a, b = (torch.from_numpy(x.reshape(len(x), -1).astype(np.float32) - 128) for x in (pictures, others))
+    # Sums of products of centred levels are exact in float32 below 2^24, in float64 for every picture that fits.
+    exact = np.float32 if int(np.prod(pictures.shape[1:])) * 128**2 < 2**24 else np.float64
+    a, b = (torch.from_numpy(x.reshape(len(x), -1).astype(exact) - 128) for x in (pictures, others))
     half = b.square().sum(1) / 2
-    found = []
+    found = [torch.zeros(0, dtype=torch.float64)]
     for part in a.split(chunk):
         nearest = (half - part @ b.mT).argmin(1)
         found.append((part - b[nearest]).double().square().mean(1))

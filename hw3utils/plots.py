@@ -1,4 +1,4 @@
-"""Figures: tensors and pictures drawn into Axes, in a style that is a context and never set at import."""
+"""Figures: functions that draw tensors and pictures into Axes; the style is set in a context, not at import."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +18,7 @@ from hw3utils.arguments import check_count, check_number
 from hw3utils.files import write_atomically
 from hw3utils.progress import quiet
 
-# Okabe and Ito's eight colours, which stay apart for colour-blind readers; black left out, the yellow put last.
+# Okabe and Ito's palette for colour-blind readers, without black, the yellow last.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#F0E442")
 
 STYLE: dict[str, Any] = {
@@ -54,14 +54,14 @@ def figure(
     size: tuple[float, float] | None = None,
     **options: Any,
 ) -> Iterator[Any]:
-    """A figure in the project's style, shown in the notebook at the end of the `with`, and saved when asked for.
+    """A figure in the project's style, displayed in the notebook at the end of the `with`.
 
     Under `hw3 run` (which sets HW3_FIGURES) it is also written to that folder as NAME.png.
 
     Args:
-        name: file name without suffix, for example "01_chain"; None for one that is never saved.
+        name: file name without suffix, for example "01_chain"; None for a figure that is not saved.
         rows, columns: grid of Axes.
-        alt: what the figure shows, in a sentence, for those who cannot see it; goes into the PNG and the notebook.
+        alt: alternative text, a sentence on what the figure shows; stored in the PNG and the notebook.
         size: width and height in inches.
         options: further arguments of `matplotlib.pyplot.subplots`.
 
@@ -79,7 +79,7 @@ def figure(
 
         buffer = BytesIO()
         drawn.savefig(buffer, format="png", metadata={"Description": alt, "Software": None})
-    _keep(name, buffer.getvalue())
+    _save_figure(name, buffer.getvalue())
     display(Image(buffer.getvalue(), alt=alt))
 
 
@@ -94,19 +94,19 @@ def animation(
     hold: float = 1.5,
     colours: int = 32,
 ) -> None:
-    """Draw an animation in the project's style and show it, as an animated PNG: it moves in every browser.
+    """Draw an animation in the project's style and display it as an animated PNG, which every browser plays.
 
-    A viewer that knows no animated PNG shows the first frame. Saved like the figures, see `figure`.
+    Viewers without animated PNG show the first frame. Saved as in `figure`.
 
     Args:
         name: file name without suffix.
         draw: function of the cleared Axes and the number of the frame, 0 to frames - 1.
-        frames: how many.
-        alt: what it shows, in a sentence.
+        frames: number of frames.
+        alt: alternative text, a sentence on what it shows.
         size: width and height in inches.
         seconds: time of a frame.
         hold: time of the last frame.
-        colours: in the palette of each frame; few make a small file.
+        colours: size of the palette of each frame; fewer make a smaller file.
     """
     from io import BytesIO
 
@@ -129,19 +129,19 @@ def animation(
     times = [round(1000 * seconds)] * (frames - 1) + [round(1000 * hold)]
     first, *rest = pictures
     first.save(buffer, "PNG", save_all=True, append_images=rest, duration=times, loop=0, pnginfo=text, optimize=True)
-    _keep(name, buffer.getvalue())
+    _save_figure(name, buffer.getvalue())
     display(Image(buffer.getvalue(), alt=alt))
 
 
 def sliders(draw: Callable[..., None], **values: Sequence[float]) -> None:
-    """Show sliders above a figure that is drawn again for each setting.
+    """Show sliders above a figure that is redrawn for each setting.
 
-    Where nobody is there to move them (HW3_QUIET, as in `hw3 run` and in the tests), a line of text stands in their
-    place: put the static figure under it.
+    In a notebook that is executed as a whole (HW3_QUIET, as in `hw3 run` and in the tests) a line of text takes their
+    place: put a static figure below.
 
     Args:
         draw: function of one keyword argument for each slider; draws with `figure(None, ...)`.
-        values: the settings of each slider; the middle one comes first.
+        values: the settings of each slider; the middle one is shown first.
     """
     from IPython.display import display
 
@@ -164,15 +164,15 @@ def sliders(draw: Callable[..., None], **values: Sequence[float]) -> None:
     display(ipywidgets.VBox([ipywidgets.HBox(list(controls.values())), shown]))
 
 
-def _keep(name: str | None, png: bytes) -> None:
-    """Write a figure into the folder that HW3_FIGURES names, if it names one."""
+def _save_figure(name: str | None, png: bytes) -> None:
+    """Write a figure into the folder HW3_FIGURES, if the variable is set."""
     folder = os.environ.get("HW3_FIGURES")
     if folder and name:
         write_atomically(Path(folder) / f"{name}.png", lambda path: path.write_bytes(png))
 
 
 def tile(images: np.ndarray, *, columns: int, gap: int = 1) -> np.ndarray:
-    """Pictures side by side in rows, white between them.
+    """Arrange pictures in rows, with white gaps.
 
     Args:
         images: uint8 (N, H, W, 3).
@@ -189,11 +189,11 @@ def tile(images: np.ndarray, *, columns: int, gap: int = 1) -> np.ndarray:
     if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or not len(images):
         raise ValueError(f"pictures to tile are uint8 (N, H, W, 3): got {images.dtype} {images.shape}.")
     columns, gap = check_count(columns, "columns"), check_count(gap, "gap", low=0, high=1000)
-    # Whole rows, for make_grid leaves an unfinished single row narrower; it draws a frame too, which is cut off.
+    # Padded to complete rows, for make_grid makes an incomplete single row narrower; its frame is cut off.
     white = np.full((-len(images) % columns, *images.shape[1:]), 255, np.uint8)
-    whole = torch.from_numpy(np.concatenate([images, white])).movedim(-1, 1)
-    sheet = make_grid(whole, nrow=columns, padding=gap, pad_value=255).movedim(0, -1).numpy()
-    return sheet if len(whole) == 1 or gap == 0 else np.ascontiguousarray(sheet[gap:-gap, gap:-gap])
+    padded = torch.from_numpy(np.concatenate([images, white])).movedim(-1, 1)
+    sheet = make_grid(padded, nrow=columns, padding=gap, pad_value=255).movedim(0, -1).numpy()
+    return sheet if len(padded) == 1 or gap == 0 else np.ascontiguousarray(sheet[gap:-gap, gap:-gap])
 
 
 def image_grid(ax: Axes, images: np.ndarray, *, columns: int = 10, title: str | None = None) -> Axes:
@@ -258,7 +258,7 @@ def save_grid(images: np.ndarray, path: str | Path, *, columns: int = 10, scale:
 def save_moving_grid(
     frames: Sequence[np.ndarray], path: str | Path, *, columns: int = 10, scale: int = 4, seconds: float = 0.08
 ) -> Path:
-    """Write grids of pictures as an animated GIF, which goes round for ever and rests on its last frame.
+    """Write grids of pictures as an animated GIF that loops and shows its last frame longer.
 
     Args:
         frames: pictures uint8 (N, H, W, 3) of each frame.
@@ -283,7 +283,7 @@ def save_moving_grid(
 
 
 def smooth(values: Sequence[float] | Tensor, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Means of stretches of `width` values, of all where there are fewer, and the index (from 1) of each one's end."""
+    """Means of consecutive groups of `width` values (of all if there are fewer), and the last index of each, from 1."""
     values = np.asarray(values, dtype=np.float64)
     width = min(check_count(width, "width"), max(len(values), 1))
     n = len(values) // width
@@ -323,16 +323,14 @@ def density_panel(
 ) -> Axes:
     """Draw a density of the plane, from its formula or estimated from samples, by contours of equal mass.
 
-    The contours are those that leave 1, 10, 30, 50, 70 and 90 % of the mass outside, so a formula and an estimate can
-    be held side by side.
+    The contours leave 1, 10, 30, 50, 70 and 90 % of the mass outside, so a formula and an estimate can be compared.
 
     Args:
         ax: where to draw.
         density: log density, callable (N, 2) -> (N,), or samples (N, 2) for a kernel estimate.
         low, high: ends of the square.
         fill: filled contours, or grey lines to lay under something else.
-        kernel: standard deviation of the Gaussian laid on every sample; the estimate is on average the true density
-            convolved with it.
+        kernel: standard deviation of the Gaussian kernel; the expected estimate is the true density convolved with it.
         title: title of the Axes.
 
     Raises:
@@ -369,14 +367,14 @@ def score_field(
     colorbar: bool = False,
     title: str | None = None,
 ) -> Axes:
-    """Draw a score as arrows of one length; the colour says how large it is.
+    """Draw a score as arrows of equal length, coloured by its norm.
 
     Args:
         ax: where to draw.
         score: callable (N, 2) -> (N, 2).
         low, high: ends of the square.
         n: arrows along a side.
-        largest: size at which the colours end; the largest of the field if not given. Give one for panels to compare.
+        largest: norm at the end of the colour scale (default: the largest of the field); for comparable panels.
         colorbar: draw the scale of the colours.
         title: title of the Axes.
     """
@@ -396,7 +394,7 @@ def score_field(
 
 
 def trajectories(ax: Axes, states: Sequence[Tensor], *, colour: str | None = None, label: str | None = None) -> Axes:
-    """Draw the paths of points through the plane: a ring where each starts, a dot where it ends.
+    """Draw trajectories of points in the plane: a ring where each starts, a dot where it ends.
 
     Args:
         ax: where to draw.

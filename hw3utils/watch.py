@@ -1,7 +1,8 @@
-"""A page that grows while a network trains: its loss curves, samples of always the same noises, the time left."""
+"""The page of a training run: its loss curves, samples from always the same noises, and the time left."""
 
 import base64
 import html
+import re
 import time
 from io import BytesIO
 from pathlib import Path
@@ -13,14 +14,14 @@ from matplotlib.figure import Figure
 
 from hw3utils.files import write_atomically
 from hw3utils.learning.training import Step, TrainConfig
-from hw3utils.noise import sample_in_batches
 from hw3utils.plots import STYLE, save_grid, smooth
-from hw3utils.samplers import sample_ddim
+from hw3utils.samplers import sample_ddim, sample_in_batches
 from hw3utils.schedules import schedule_from_card
 from hw3utils.sprites import tensor_to_images
 
 PAGE, SAMPLES = "index.html", "samples"
-# Pictures in a row of samples, steps of DDIM that make them, and rows on the page.
+_SAMPLE_FILE, _MARK = re.compile(r"\d{8,}\.png"), "<title>Training in "
+# Pictures in a row of samples, DDIM steps, and rows on the page.
 PICTURES, EVALUATIONS, ROWS = 12, 20, 20
 
 _PAGE = """<!doctype html>
@@ -34,20 +35,32 @@ img.row {{ image-rendering: pixelated; width: 100% }}</style>
 """
 
 
-class Watch:
-    """What is kept of a run for those who watch it: a page in its folder, and events for TensorBoard if asked for.
+def sample_files(out: Path) -> list[Path]:
+    """The rows of samples in the folder of a run, in the order of their steps; other files are ignored."""
+    return sorted(path for path in (out / SAMPLES).glob("*.png") if _SAMPLE_FILE.fullmatch(path.name))
 
-    Nothing that the run depends on is touched: the noises of the samples come from a seed of their own.
+
+def check_page(out: Path) -> None:
+    """Raise ValueError when the folder of a run has an index.html that is not the page of a run."""
+    page = out / PAGE
+    if page.exists() and _MARK not in page.read_text(encoding="utf-8", errors="replace")[:1000]:
+        raise ValueError(f"{page} is not the page of a training and would be overwritten; choose another --out.")
+
+
+class Watch:
+    """The page of a run in its folder, and events for TensorBoard on request.
+
+    The run does not depend on it: the noises of the samples come from a seed of their own.
 
     Args:
         out: folder of the run; the page is its `index.html`, the rows of samples lie in `samples`.
         config: of the run.
-        history: losses of the steps already done, and held-out losses (step, loss), of a run that goes on.
-        side: of the pictures; None for a network that makes none.
-        tensorboard: also write event files to `tensorboard`.
+        history: losses of the steps before, and held-out losses (step, loss), of a resumed run.
+        side: of the pictures; None for a network that does not generate any.
+        tensorboard: also write event files to the folder `tensorboard`.
 
     Raises:
-        ValueError: when tensorboard is asked for and not installed.
+        ValueError: when tensorboard is True and the package is not installed.
     """
 
     def __init__(
@@ -61,11 +74,11 @@ class Watch:
     ) -> None:
         self.out, self.config, self.side = Path(out), config, side
         self.losses, self.heldout = list(history[0]), list(history[1])
-        self.first, self.began = len(self.losses), time.monotonic()
+        self.first, self.start_time = len(self.losses), time.monotonic()
         self.writer = event_writer(self.out / "tensorboard", self.first) if tensorboard else None
 
-    def see(self, step: Step) -> None:
-        """Take a step in; the page is written with every held-out loss, samples are made with every checkpoint."""
+    def update(self, step: Step) -> None:
+        """Add a step; the page is written at every held-out loss, samples are made at every checkpoint."""
         self.losses.append(step.loss)
         config, last = self.config, step.step == self.config.steps
         if self.writer:
@@ -80,7 +93,7 @@ class Watch:
             self.write()
 
     def _sample(self, step: Step) -> None:
-        """A row of samples of the averaged network, from the same noises every time."""
+        """Write a row of samples of the averaged network, from the same noises every time."""
         with step.ema.applied() as network:
             shape = (network.config["channels"], self.side, self.side)
             schedule = schedule_from_card(network.config["schedule"])
@@ -91,24 +104,25 @@ class Watch:
             self.writer.add_images("samples", images, step.step, dataformats="NHWC")
 
     def write(self, *, stopped: bool = False) -> None:
-        """Write the page whole; it looks for its next version by itself until the run is at its end, or stopped."""
-        resting = stopped or len(self.losses) >= self.config.steps
-        files = sorted((self.out / SAMPLES).glob("*.png"))
+        """Write the page, which reloads itself until the run is finished or stopped."""
+        ended = stopped or len(self.losses) >= self.config.steps
+        files = sample_files(self.out)
         places = np.unique(np.linspace(0, len(files) - 1, min(ROWS, len(files))).round().astype(int))
         text = _PAGE.format(
-            refresh="" if resting else '<meta http-equiv="refresh" content="20">',
+            refresh="" if ended else '<meta http-equiv="refresh" content="20">',
             title=html.escape(f"Training in {self.out}"),
             state=self._state(stopped),
             curve=_encoded(self._curve()),
             rows="\n".join(_row(files[k]) for k in places),
         )
-        write_atomically(self.out / PAGE, lambda path: path.write_text(text, encoding="utf-8"))
+        content = text.encode("utf-8", "backslashreplace")  # a path may hold bytes that are not UTF-8
+        write_atomically(self.out / PAGE, lambda path: path.write_bytes(content))
         if self.writer:
             self.writer.flush()
 
     def _state(self, stopped: bool) -> str:
         done, steps = len(self.losses), self.config.steps
-        spent = time.monotonic() - self.began
+        spent = time.monotonic() - self.start_time
         left = spent / max(1, done - self.first) * (steps - done)
         text = f"Step {done:,} of {steps:,}"
         if self.heldout:
@@ -134,7 +148,7 @@ class Watch:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them."""
+    """A time in seconds, minutes or hours, as text."""
     for size, name in ((3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds / size:.1f} {name}" if seconds < 10 * size else f"{seconds / size:.0f} {name}"
@@ -142,7 +156,7 @@ def duration(seconds: float) -> str:
 
 
 def event_writer(folder: Path, first: int) -> Any:
-    """TensorBoard's own writer of events; what an interrupted run wrote after its checkpoint is taken back.
+    """TensorBoard's event writer; events after the checkpoint of an interrupted run are purged.
 
     Raises:
         ValueError: when the package is not installed.

@@ -277,7 +277,7 @@ def test_ctrl_c_anywhere_else_is_a_sentence(small, weights, tmp_path, monkeypatc
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hw3utils.noise.sample_in_batches", interrupt)
+    monkeypatch.setattr("hw3utils.samplers.sample_in_batches", interrupt)
     assert main(["sample", "--weights", str(weights), "--out", str(tmp_path / "x.png")]) == 130
     monkeypatch.setattr("hw3utils.sprites.load_sprites", interrupt)
     assert main(["train", "--out", str(tmp_path / "new")]) == 130

@@ -15,7 +15,7 @@ from hw3utils.bench import fid_table
 from hw3utils.devices import in_precision
 from hw3utils.fid import FeatureStatistics, distance_of, jackknife_error, merged
 from hw3utils.learning.features import feature_extractor
-from hw3utils.noise import sample_in_batches
+from hw3utils.samplers import sample_in_batches
 from hw3utils.samplers import ddim_steps, sample_ddim
 from hw3utils.schedules import linear_schedule
 from hw3utils.sprites import load_sprites, tensor_to_images

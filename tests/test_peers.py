@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from hw3utils.bench import peers
+from hw3utils.bench.parts import network_facts
 from hw3utils.bench.peers import ContextUnet, FromDiffusers, available, sample_with_diffusers
-from hw3utils.bench.timing import flops_per_picture
 
 
 def size(network):
@@ -17,7 +17,7 @@ def size(network):
 def test_course_network_has_its_published_size():
     course = ContextUnet()
     assert size(course) / 1e6 == pytest.approx(1.48, abs=0.005)
-    assert flops_per_picture(course) / 1e6 == pytest.approx(301, abs=1)
+    assert network_facts(course)["MFLOP/picture"] == pytest.approx(301, abs=1)
 
 
 def test_course_network_answers_alike_twice_and_knows_no_label():
@@ -53,7 +53,7 @@ def test_diffusers_networks_and_schedulers():
     pytest.importorskip("diffusers")
     network = FromDiffusers((32, 64, 64)).eval()
     assert size(network) == pytest.approx(1.62e6, rel=0.01)
-    assert flops_per_picture(network) / 1e6 == pytest.approx(194, abs=1)
+    assert network_facts(network)["MFLOP/picture"] == pytest.approx(194, abs=1)
     x, times = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)), []
 
     def none(x, t):

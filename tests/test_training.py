@@ -1,18 +1,17 @@
-"""The training loop: its steps by hand, its average by recursion, and resumes that end with the same bits."""
+"""The training loop: steps against Adam by hand, the EMA by its recursion, resumed runs with the same bits."""
 
-import contextlib
 import dataclasses
 import functools
 import json
 import math
 import operator
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
 import textwrap
-import types
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ import pytest
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
+from tiny import same_state, unet
 from torch import nn
 
 from hw3utils import devices
@@ -33,7 +33,6 @@ from hw3utils.learning.training import TrainConfig, heldout_loss, train
 from hw3utils.losses import noise_prediction_loss
 from hw3utils.schedules import linear_schedule
 
-TINY = {"widths": (8, 16), "blocks_down": (1, 1), "blocks_up": (1, 1), "groups": 4, "time_width": 16}
 CONFIG = TrainConfig(steps=12, batch_size=8, lr=1e-3, checkpoint_every=5, heldout_every=4)
 OBJECTIVE = DiffusionObjective(linear_schedule(50, 1e-3, 0.1))
 
@@ -45,28 +44,27 @@ def data():
     return pictures, torch.randint(0, 5, (28,), generator=g)
 
 
-def network(seed=0):
-    return training.seeded(lambda: UNet(**TINY), seed)
-
-
-def whole(data, config=CONFIG, **options):
-    """Train to the end; network, losses and the last step."""
-    net, losses, step = network(), [], None
+def train_to_end(data, config=CONFIG, **options):
+    """Train a fresh network; the network, its losses and the last step."""
+    net, losses, step = unet(), [], None
     for step in train(net, data, OBJECTIVE, config, **options):
         losses.append(step.loss)
     return net, losses, step
 
 
-def same(a, b):
-    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+def train_until(stop, data, **options):
+    """Train a fresh network up to a step, and close the run."""
+    for step in train(unet(), data, OBJECTIVE, CONFIG, **options):
+        if step.step == stop:
+            break
 
 
 # ------------------------------------------------------------------------------------------------------------ the step
 
 
 def test_steps_are_adam_on_the_objective_with_the_runs_own_draws(data):
-    net, losses, _ = whole(data)
-    by_hand = network()
+    net, losses, _ = train_to_end(data)
+    by_hand = unet()
     adam = torch.optim.Adam(by_hand.parameters(), lr=CONFIG.lr)
     generator = torch.Generator().manual_seed(CONFIG.seed)
     for step in range(CONFIG.steps):
@@ -108,11 +106,11 @@ def test_a_linear_model_learns_the_coefficient_that_is_known():
 
 
 def test_same_seed_same_bits_and_another_seed_other_ones(data):
-    (a, losses_a, _), (b, losses_b, _) = whole(data), whole(data)
-    assert same(a, b)
+    (a, losses_a, _), (b, losses_b, _) = train_to_end(data), train_to_end(data)
+    assert same_state(a, b)
     assert losses_a == losses_b
-    c, _, _ = whole(data, dataclasses.replace(CONFIG, seed=1))
-    assert not same(a, c)
+    c, _, _ = train_to_end(data, dataclasses.replace(CONFIG, seed=1))
+    assert not same_state(a, c)
 
 
 def test_every_epoch_sees_every_sample_once_in_an_order_of_its_own():
@@ -144,10 +142,10 @@ def test_labels_are_dropped_at_the_rate_asked_for():
 
 def test_learning_rate_falls_along_half_a_cosine(data):
     config = dataclasses.replace(CONFIG, lr_decay=True)
-    run = training._Run(network(), data, OBJECTIVE, config, capture=False)
+    run = training._Run(unet(), data, OBJECTIVE, config)
     rates = []
     for _ in range(config.steps):
-        run.advance(1)
+        run.advance()
         rates.append(run.optimizer.param_groups[0]["lr"])
     want = [config.lr * math.cos(math.pi * k / (2 * config.steps)) ** 2 for k in range(config.steps)]
     assert rates == pytest.approx(want)
@@ -185,7 +183,7 @@ def test_warm_up_forgets_the_start_by_its_formula():
 
 
 def test_average_is_applied_and_taken_back(data):
-    net, _, last = whole(data)
+    net, _, last = train_to_end(data)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     net.train()
     net.attention.eval()
@@ -194,7 +192,7 @@ def test_average_is_applied_and_taken_back(data):
     def look_and_fail():
         with last.ema.applied() as averaged:
             assert not any(module.training for module in averaged.modules())
-            assert same(averaged, last.ema.copy_to(network(1)))
+            assert same_state(averaged, last.ema.copy_to(unet(1)))
             assert not all(torch.equal(tensor, before[name]) for name, tensor in averaged.state_dict().items())
             raise KeyError("lost")
 
@@ -215,7 +213,7 @@ def test_buffers_are_not_averaged():
 
 
 def test_heldout_loss_depends_on_the_seed_only(data):
-    net = network().train()
+    net = unet().train()
     a, b, c = (heldout_loss(net, OBJECTIVE, data, seed=seed) for seed in (0, 0, 1))
     assert a == b != c
     assert net.training
@@ -250,16 +248,13 @@ def test_heldout_loss_is_taken_in_evaluation_mode_batch_by_batch():
 
 @pytest.mark.parametrize("stop", [1, 3, 5, 7, 11])
 def test_a_run_that_was_stopped_ends_with_the_same_bits(data, tmp_path, stop):
-    reference, losses, last = whole(data, heldout=data, out=tmp_path / "whole")
-    for step in train(network(), data, OBJECTIVE, CONFIG, heldout=data, out=tmp_path / "cut"):
-        if step.step == stop:
-            break
-    del step
-    resumed, rest, end = whole(data, heldout=data, out=tmp_path / "cut", resume=True)
-    assert same(reference, resumed)
+    reference, losses, last = train_to_end(data, heldout=data, out=tmp_path / "reference")
+    train_until(stop, data, heldout=data, out=tmp_path / "cut")
+    resumed, rest, end = train_to_end(data, heldout=data, out=tmp_path / "cut", resume=True)
+    assert same_state(reference, resumed)
     assert rest == losses[stop:]
     assert all(torch.equal(a, b) for a, b in zip(last.ema.average, end.ema.average, strict=True))
-    assert read_history(tmp_path / "cut")[:2] == read_history(tmp_path / "whole")[:2]
+    assert read_history(tmp_path / "cut")[:2] == read_history(tmp_path / "reference")[:2]
     average = read_average(tmp_path / "cut")
     assert all(torch.equal(tensor, average[name]) for name, tensor in end.ema.state_dict().items())
 
@@ -275,31 +270,31 @@ def assert_same_bits(a, b):
 
 
 def test_stops_of_every_kind_change_no_bit_of_the_checkpoint(data, tmp_path):
-    whole(data, heldout=data, out=tmp_path / "whole")
+    train_to_end(data, heldout=data, out=tmp_path / "reference")
     cut = {"heldout": data, "out": tmp_path / "cut"}
-    whole(data, dataclasses.replace(CONFIG, steps=2), **cut)  # fewer steps, and later more of them
-    steps = train(network(5), data, OBJECTIVE, CONFIG, resume=True, **cut)  # first weights do not matter any more
+    train_to_end(data, dataclasses.replace(CONFIG, steps=2), **cut)  # fewer steps, and later more of them
+    steps = train(unet(5), data, OBJECTIVE, CONFIG, resume=True, **cut)  # first weights do not matter any more
     for _ in range(3):
         next(steps)
     torch.rand(7)  # nor does the global random state
     steps.close()
-    for step in train(network(6), data, OBJECTIVE, CONFIG, resume=True, **cut):
+    for step in train(unet(6), data, OBJECTIVE, CONFIG, resume=True, **cut):
         if step.step == 7:
             break
-    assert [step.step for step in train(network(7), data, OBJECTIVE, CONFIG, resume=True, **cut)] == [8, 9, 10, 11, 12]
-    assert list(train(network(8), data, OBJECTIVE, CONFIG, resume=True, **cut)) == []
-    assert_same_bits(saved(tmp_path / "cut"), saved(tmp_path / "whole"))
+    assert [step.step for step in train(unet(7), data, OBJECTIVE, CONFIG, resume=True, **cut)] == [8, 9, 10, 11, 12]
+    assert list(train(unet(8), data, OBJECTIVE, CONFIG, resume=True, **cut)) == []
+    assert_same_bits(saved(tmp_path / "cut"), saved(tmp_path / "reference"))
     assert {name.split(".")[0] for name in saved(tmp_path / "cut")} >= {"network", "ema", "adam", "generator"}
 
 
 def test_resume_without_a_checkpoint_begins(data, tmp_path):
-    assert next(train(network(), data, OBJECTIVE, CONFIG, out=tmp_path / "new", resume=True)).step == 1
+    assert next(train(unet(), data, OBJECTIVE, CONFIG, out=tmp_path / "new", resume=True)).step == 1
 
 
 def test_bf16_is_for_the_arithmetic_only(data):
     config = dataclasses.replace(CONFIG, precision="bf16")
-    net, losses, last = whole(data, config)
-    _, exact, _ = whole(data)
+    net, losses, last = train_to_end(data, config)
+    _, exact, _ = train_to_end(data)
     assert losses != exact
     assert losses == pytest.approx(exact, rel=0.05)
     assert {tensor.dtype for tensor in (*net.parameters(), *last.ema.average)} == {torch.float32}
@@ -313,7 +308,7 @@ from hw3utils.learning.objectives import DiffusionObjective
 from hw3utils.learning.training import TrainConfig, train
 from hw3utils.schedules import linear_schedule
 
-def go(out, tell=print):
+def go(out, report=print):
     torch.set_num_threads(1)
     g = torch.Generator().manual_seed(0)
     pictures = torch.randint(0, 256, (28, 3, 8, 8), dtype=torch.uint8, generator=g)
@@ -323,7 +318,7 @@ def go(out, tell=print):
     objective = DiffusionObjective(linear_schedule(50, 1e-3, 0.1))
     config = TrainConfig(steps=40, batch_size=8, lr=1e-3, checkpoint_every=2)
     for step in train(net, data, objective, config, out=out, resume=True):
-        tell(step.step)
+        report(step.step)
 """
 
 # One process imports torch, once; its children train and are killed. It never computes itself, so that it may fork.
@@ -361,8 +356,8 @@ def quiet(step):
 
 torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])  # imports the half of torch that waits for an optimizer
 
-whole, points, moments = (Path(sys.argv[1]) / name for name in ("whole", "points", "moments"))
-assert end(child(lambda: go(whole, quiet))) == 0
+reference, points, moments = (Path(sys.argv[1]) / name for name in ("reference", "points", "moments"))
+assert end(child(lambda: go(reference, quiet))) == 0
 
 # Killed before each call that touches the disk, in turn, through two checkpoints; in the middle where it is a write.
 def killed_at(call):
@@ -389,7 +384,7 @@ for call in range(1, 18):
     before = progress(points)
 assert before > 2
 
-# Killed at moments that nobody chose.
+# Killed at random moments.
 rng, before = random.Random(0), 0
 for _ in range(20):
     read, write = os.pipe()
@@ -405,10 +400,11 @@ for _ in range(20):
 
 for out in (points, moments):
     assert end(child(lambda: go(out, quiet))) == 0
-    a, b = saved(whole), saved(out)
+    a, b = saved(reference), saved(out)
     assert a.keys() == b.keys()
     assert [name for name in a if not torch.equal(a[name], b[name])] == []
-    assert sorted(path.name for path in out.iterdir()) == ["checkpoint-00000040.safetensors", "checkpoint.json"]
+    left = sorted(path.name for path in out.iterdir())
+    assert left == [".lock", "checkpoint-00000040.safetensors", "checkpoint.json"]
 """
 )
 
@@ -469,7 +465,7 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
 
 
 def test_processes_that_do_not_fit_are_refused(data, monkeypatch):
-    run = training._Run(network(), data, OBJECTIVE, CONFIG, capture=False)
+    run = training._Run(unet(), data, OBJECTIVE, CONFIG)
     run.step, run.world = 5, 2
 
     def other_is_at_0(ends, op):
@@ -477,86 +473,152 @@ def test_processes_that_do_not_fit_are_refused(data, monkeypatch):
         ends.copy_(torch.minimum(ends, torch.tensor([0, 0])))
 
     monkeypatch.setattr(torch.distributed, "all_reduce", other_is_at_0)
-    with pytest.raises(ValueError, match=r"the 2 processes found checkpoints of steps 0 to 5.*same folder"):
-        run.check_together()
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 0)
-    for processes, capture, message in ((3, False, "multiple of the 3 processes"), (2, True, "one process only")):
-        monkeypatch.setattr(torch.distributed, "get_world_size", lambda processes=processes: processes)
-        with pytest.raises(ValueError, match=message):
-            training._Run(network(), data, OBJECTIVE, CONFIG, capture)
+    with pytest.raises(ValueError, match=r"2 processes .* 0 to 5"):
+        run.check_same_step()
+    monkeypatch.setattr(training, "process_count", lambda: 3)
+    with pytest.raises(ValueError, match=r"8.* 3 processes"):
+        training._Run(unet(), data, OBJECTIVE, CONFIG)
 
 
-def test_bursts_of_a_captured_run_are_the_plain_steps(data, tmp_path, monkeypatch):
-    """Capture needs CUDA; here the graph is replaced by the step that it would replay, everything around it stays."""
-    _, losses, _ = whole(data, heldout=data)
-    monkeypatch.setattr(training._Run, "_captured_step", training._Run._one_step)
-    plain_init = training._Run.__init__
+def test_a_compiled_network_is_trained_like_the_plain_one(data, monkeypatch):
+    """Compilation is replaced by a wrapper, as it would take a minute; what is compiled and how is checked."""
+    compiled = []
 
-    def init(self, net, data, objective, config, capture):
-        plain_init(self, net, data, objective, config, False)
-        self.capture = True
+    def compile(network, mode):
+        compiled.append(mode)
+        return lambda *args: network(*args)
 
-    monkeypatch.setattr(training._Run, "__init__", init)
-    _net, burst_losses, last = whole(data, heldout=data, out=tmp_path)
-    assert burst_losses == losses
-    assert last.step == CONFIG.steps
-    assert [step for step, _ in read_history(tmp_path)[1]] == [4, 8, 12]
+    monkeypatch.setattr(torch, "compile", compile)
+    assert train_to_end(data, compile=True)[1] == train_to_end(data)[1]
+    assert compiled == [None]
 
 
-def test_capture_warms_up_records_once_and_replays(data, tmp_path, monkeypatch):
-    """The real path around the graph, with stand-ins for streams and graph: nothing is computed while recording."""
-    whole(data, heldout=data, out=tmp_path / "plain")
-    log, recording, plain_step, plain_init = [], [], training._Run._one_step, training._Run.__init__
+# ------------------------------------------------------------------------------------------- no step is lost
 
-    def one_step(self):
-        if recording:
-            recording[0].run = self
-            assert all(parameter.grad is None for parameter in self.network.parameters())
-            return torch.tensor(math.nan)
-        log.append("step")
-        return plain_step(self)
 
-    class Graph:
-        def register_generator_state(self, generator):
-            self.generator = generator
+class Fails(DiffusionObjective):
+    """The objective whose draw or loss fails at step 7, the eighth draw (step 4 has one for the held-out loss)."""
 
-        def replay(self):
-            log.append("replay")
-            assert self.generator is self.run.generator
-            self.run.loss.copy_(plain_step(self.run))
+    def __init__(self, where):
+        super().__init__(OBJECTIVE.schedule)
+        self.where, self.draws = where, 0
 
-    @contextlib.contextmanager
-    def record(graph, stream):
-        log.append("record")
-        recording.append(graph)
-        yield
-        recording.clear()
+    def draw(self, batch, generator):
+        self.draws += 1
+        drawn = super().draw(batch, generator)
+        if self.where == "draw" and self.draws == 8:
+            raise KeyError("mine")
+        return drawn
 
-    def init(self, net, data, objective, config, capture):
-        plain_init(self, net, data, objective, config, False)
-        self.capture = True
+    def __call__(self, net, *drawn):
+        if self.where == "loss" and self.draws == 8 and torch.is_grad_enabled():
+            raise KeyError("mine")
+        return super().__call__(net, *drawn)
 
-    stream = types.SimpleNamespace(wait_stream=lambda other: None)
-    monkeypatch.setattr(training._Run, "_one_step", one_step)
-    monkeypatch.setattr(training._Run, "__init__", init)
-    for name, stand_in in {
-        "Stream": lambda device: stream,
-        "current_stream": lambda device: stream,
-        "stream": lambda stream: contextlib.nullcontext(),
-        "CUDAGraph": Graph,
-        "graph": record,
-    }.items():
-        monkeypatch.setattr(torch.cuda, name, stand_in)
-    for step in train(network(), data, OBJECTIVE, CONFIG, heldout=data, out=tmp_path / "captured"):
-        if step.step == 6:  # in a burst of 5 to 8, whose last step is saved
-            break
-    assert len(read_history(tmp_path / "captured")[0]) == 8
-    assert log == ["step"] * 3 + ["record"] + ["replay"] * 5
-    log.clear()
-    whole(data, heldout=data, out=tmp_path / "captured", resume=True)
-    assert log == ["step"] * 3 + ["record", "replay"]
-    assert_same_bits(saved(tmp_path / "captured"), saved(tmp_path / "plain"))
+
+@pytest.mark.parametrize("where", ["draw", "loss", "held-out loss", "caller"])
+def test_the_steps_before_an_error_are_saved_and_the_run_goes_on_with_the_same_bits(data, tmp_path, monkeypatch, where):
+    train_to_end(data, heldout=data, out=tmp_path / "reference")
+    steps = train(unet(), data, Fails(where), CONFIG, heldout=data, out=tmp_path / "cut")
+    if where == "held-out loss":
+        monkeypatch.setattr(training, "heldout_loss", lambda *_: {}["mine"])
+
+    def listen():
+        for step in steps:
+            if where == "caller" and step.step == 6:
+                raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        listen()
+    steps.close()
+    monkeypatch.undo()
+    assert len(read_history(tmp_path / "cut")[0]) == (4 if where == "held-out loss" else 6)
+    if where != "held-out loss":  # its measurement at step 4 is lost
+        train_to_end(data, heldout=data, out=tmp_path / "cut", resume=True)
+        assert_same_bits(saved(tmp_path / "cut"), saved(tmp_path / "reference"))
+
+
+def test_a_program_that_fails_with_its_run_open_saves_it(tmp_path):
+    script = SCRIPT + "go(sys.argv[1], report=lambda step: 1 / (3 - step))"
+    done = subprocess.run(
+        [sys.executable, "-c", script.replace("every=2", "every=9"), str(tmp_path)], capture_output=True
+    )
+    assert done.returncode == 1
+    assert b"ZeroDivisionError" in done.stderr
+    assert len(read_history(tmp_path)[0]) == 3
+
+
+def test_a_second_training_in_a_folder_is_refused(data, tmp_path):
+    first = train(unet(), data, OBJECTIVE, CONFIG, out=tmp_path)
+    second = train(unet(), data, OBJECTIVE, CONFIG, out=tmp_path, resume=True)
+    next(first)
+    with pytest.raises(ValueError, match=re.escape(str(tmp_path))):
+        next(second)
+    first.close()
+    assert next(train(unet(), data, OBJECTIVE, CONFIG, out=tmp_path, resume=True)).step == 2
+    late = train(unet(), data, OBJECTIVE, CONFIG, out=tmp_path / "new")  # made before the other one began
+    next(train(unet(), data, OBJECTIVE, CONFIG, out=tmp_path / "new"))
+    with pytest.raises(ValueError, match="checkpoint"):
+        next(late)
+
+
+def test_only_files_of_a_run_are_deleted(data, tmp_path):
+    kept = {"checkpoint-best.safetensors": b"mine", "notes.txt": b"mine"}
+    for name, content in kept.items():
+        (tmp_path / name).write_bytes(content)
+    train_to_end(data, out=tmp_path)
+    assert {name: (tmp_path / name).read_bytes() for name in kept} == kept
+    assert len(list(tmp_path.iterdir())) == len(kept) + 3
+
+
+# ---------------------------------------------------------------------------------------------- dtypes, tied weights
+
+
+class Tied(nn.Sequential):
+    """Two layers with one weight."""
+
+    def __init__(self):
+        super().__init__(nn.Linear(4, 4, bias=False), nn.Tanh(), nn.Linear(4, 4, bias=False))
+        self[2].weight = self[0].weight
+
+    def forward(self, x, t):
+        return super().forward(x)
+
+
+def test_tied_weights_are_averaged_saved_and_resumed(tmp_path):
+    config, x = TrainConfig(steps=6, batch_size=16, lr=1e-2, checkpoint_every=2), torch.ones(64, 4)
+    *_, last = train(training.seeded(Tied, 0), x, OBJECTIVE, config, out=tmp_path / "reference")
+    copy = last.ema.copy_to(Tied())
+    assert torch.equal(copy[0].weight, last.ema.average[0])
+    assert copy[2].weight is copy[0].weight
+    assert all(torch.equal(tensor, copy[0].weight) for tensor in read_average(tmp_path / "reference").values())
+    for seed, steps in ((0, 3), (1, 6)):  # a resumed run does not depend on its first weights
+        part = dataclasses.replace(config, steps=steps)
+        list(train(training.seeded(Tied, seed), x, OBJECTIVE, part, out=tmp_path / "cut", resume=True))
+    assert_same_bits(saved(tmp_path / "cut"), saved(tmp_path / "reference"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_weights_of_any_dtype_are_trained_with_an_average_of_at_least_fp32(data, tmp_path, dtype):
+    net = unet().to(dtype)
+    config = dataclasses.replace(CONFIG, steps=3, checkpoint_every=2, heldout_every=2)
+    *_, last = train(net, data, OBJECTIVE, config, heldout=data, out=tmp_path)
+    assert {p.dtype for p in net.parameters()} == {dtype}
+    assert {p.dtype for p in last.ema.average} == {torch.promote_types(dtype, torch.float32)}
+    again = unet(1).to(dtype)
+    *_, end = train(again, data, OBJECTIVE, dataclasses.replace(config, steps=4), out=tmp_path, resume=True)
+    assert (end.step, math.isfinite(end.loss)) == (4, True)
+
+
+def test_the_average_of_half_weights_moves():
+    net = nn.Linear(1, 1, bias=False).to(torch.bfloat16)
+    nn.init.constant_(net.weight, 1.0)
+    ema = EMA(net, 0.999)
+    ema.load({"weight": net.weight.detach()}, 10_000)  # past the warm-up
+    nn.init.constant_(net.weight, 1.25)
+    for _ in range(2000):
+        ema.update()
+    assert float(ema.average[0]) == pytest.approx(1.25 - 0.25 * 0.999**2000, abs=1e-3)
 
 
 # ------------------------------------------------------------------------------------------------------ what goes wrong
@@ -572,8 +634,8 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(data, tmp_path
             self.draws = getattr(self, "draws", 0) + 1
             return super().draw(batch, generator)
 
-    with pytest.raises(FloatingPointError, match=r"the loss is nan at step 8.*step 5.*untouched"):
-        list(train(network(), data, Breaks(OBJECTIVE.schedule), CONFIG, out=tmp_path))
+    with pytest.raises(FloatingPointError, match=r"nan at step 8.*step 5"):
+        list(train(unet(), data, Breaks(OBJECTIVE.schedule), CONFIG, out=tmp_path))
     assert len(read_history(tmp_path)[0]) == 5
 
 
@@ -590,36 +652,18 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
             return loss + steep if bool((x == 3).any()) else loss
 
     config = TrainConfig(steps=8, batch_size=1, checkpoint_every=1)
-    with pytest.raises(FloatingPointError, match=r"weights are not finite after step (\d+).*untouched") as error:
+    with pytest.raises(FloatingPointError, match=r"finite after step (\d+)") as error:
         list(train(nn.Linear(1, 1), torch.arange(8.0)[:, None], Breaks(), config, out=tmp_path))
     losses = read_history(tmp_path)[0]
     assert f"after step {len(losses) + 1}:" in str(error.value)
     assert all(tensor.isfinite().all() for tensor in read_average(tmp_path).values())
 
 
-def test_a_full_disk_leaves_the_last_checkpoint(data, tmp_path, monkeypatch):
-    steps = train(network(), data, OBJECTIVE, CONFIG, out=tmp_path)
-    for step in steps:
-        if step.step == 6:
-            break
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match=r"No space left on device.*free some space"):
-            for _ in steps:
-                pass
-    assert len(read_history(tmp_path)[0]) == 5
-    assert not list(tmp_path.glob("*.part")) + list(tmp_path.glob(".*.part"))
-
-
 @pytest.mark.parametrize("fails", ["tensors", "tensors, in the library", "pointer", "on closing"])
 def test_a_disk_that_fills_up_anywhere_leaves_a_checkpoint_to_go_on_from(data, tmp_path, monkeypatch, fails):
-    whole(data, out=tmp_path / "whole")
+    train_to_end(data, out=tmp_path / "reference")
     cut = tmp_path / "cut"
-    steps = train(network(), data, OBJECTIVE, CONFIG, out=cut)
+    steps = train(unet(), data, OBJECTIVE, CONFIG, out=cut)
     for step in steps:
         if step.step == 6:
             break
@@ -642,22 +686,22 @@ def test_a_disk_that_fills_up_anywhere_leaves_a_checkpoint_to_go_on_from(data, t
             patch.setattr(safetensors.torch, "save_file", full_library)
         else:
             patch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match=r"could not write .*No space left on device") as error:
+        with pytest.raises(OSError, match="No space left") as error:
             steps.close() if fails == "on closing" else list(steps)
     assert "\n" not in str(error.value)
     assert {path.name: path.read_bytes() for path in cut.iterdir()} == before
-    whole(data, out=cut, resume=True)
-    assert_same_bits(saved(cut), saved(tmp_path / "whole"))
+    train_to_end(data, out=cut, resume=True)
+    assert_same_bits(saved(cut), saved(tmp_path / "reference"))
 
 
 def test_a_folder_that_cannot_be_written_is_found_out_at_once(data, tmp_path):
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(OSError, match=r"could not write to the folder .*file/deep"):
-        train(network(), data, OBJECTIVE, CONFIG, out=tmp_path / "file" / "deep")
+    with pytest.raises(OSError, match="file/deep"):
+        train(unet(), data, OBJECTIVE, CONFIG, out=tmp_path / "file" / "deep")
 
 
 def checkpoint(data, folder):
-    whole(data, dataclasses.replace(CONFIG, steps=5), out=folder)
+    train_to_end(data, dataclasses.replace(CONFIG, steps=5), out=folder)
     return next(folder.glob("*.safetensors"))
 
 
@@ -687,39 +731,42 @@ def pickled(out):
 
 
 DAMAGE = {
-    "cut off": (lambda out: file(out, lambda content: content[: len(content) // 2]), "not a whole safetensors file"),
-    "empty": (lambda out: file(out, lambda content: b""), "not a whole safetensors file"),
+    "cut off": (lambda out: file(out, lambda content: content[: len(content) // 2]), "safetensors"),
+    "empty": (lambda out: file(out, lambda content: b""), "safetensors"),
     "one bit": (lambda out: file(out, lambda content: content[:-1] + bytes([content[-1] ^ 1])), "SHA-256"),
-    "a pickle": (pickled, "never pickles"),
-    "no tensors": (lambda out: next(out.glob("*.safetensors")).unlink(), "there is no file"),
-    "pointer cut off": (lambda out: (out / run_files.POINTER).write_text('{"file": "x"'), "not readable as JSON"),
-    "pointer of bytes": (lambda out: (out / run_files.POINTER).write_bytes(b"\xff\xfe"), "not readable as JSON"),
-    "pointer a list": (lambda out: (out / run_files.POINTER).write_text("[]"), "holds a JSON list"),
-    "pointer empty": (lambda out: (out / run_files.POINTER).write_text("{}"), "lacks config, file, samples, seconds"),
-    "config a list": (lambda out: pointer(out, config=[1]), "config that is no object"),
-    "step a word": (lambda out: pointer(out, step="five"), "the step in .* is 'five', expected an integer"),
-    "step another": (lambda out: pointer(out, step=4), r"losses of shape \(5,\).*expected \(4,\)"),
-    "seconds a word": (lambda out: pointer(out, seconds="long"), "seconds in .* is 'long'"),
-    "a path outside": (lambda out: pointer(out, file="../other.safetensors"), "there is no file"),
-    "weight lacking": (lambda out: tensors(out, lambda t: t.pop("network.head.bias")), "no tensor head.bias"),
-    "weight too many": (lambda out: tensors(out, lambda t: t.update({"network.x": torch.ones(1)})), "a tensor x that"),
+    "a pickle": (pickled, "pickles"),
+    "no tensors": (lambda out: next(out.glob("*.safetensors")).unlink(), "no file"),
+    "pointer cut off": (lambda out: (out / run_files.POINTER).write_text('{"file": "x"'), "JSON"),
+    "pointer of bytes": (lambda out: (out / run_files.POINTER).write_bytes(b"\xff\xfe"), "JSON"),
+    "pointer a list": (lambda out: (out / run_files.POINTER).write_text("[]"), "list"),
+    "pointer empty": (lambda out: (out / run_files.POINTER).write_text("{}"), "config, file, samples, seconds"),
+    "config a list": (lambda out: pointer(out, config=[1]), "config"),
+    "step a word": (lambda out: pointer(out, step="five"), "step in .* 'five'"),
+    "step another": (lambda out: pointer(out, step=4), r"losses.*\(5,\).*\(4,\)"),
+    "seconds a word": (lambda out: pointer(out, seconds="long"), "seconds in .* 'long'"),
+    "a path outside": (lambda out: pointer(out, file="../other.safetensors"), "no file"),
+    "weight lacking": (lambda out: tensors(out, lambda t: t.pop("network.head.bias")), "head.bias"),
+    "weight too many": (lambda out: tensors(out, lambda t: t.update({"network.x": torch.ones(1)})), " x "),
     "weight of another shape": (
         lambda out: tensors(out, lambda t: t.update({"network.head.bias": torch.ones(4)})),
-        r"head.bias of shape \(4,\), the network has \(3,\)",
+        r"head.bias.*\(4,\).*\(3,\)",
     ),
-    "weight not finite": (lambda out: tensors(out, lambda t: t["network.head.bias"].fill_(math.nan)), "not finite"),
-    "average lacking": (lambda out: tensors(out, lambda t: t.pop("ema.head.bias")), r"\(average\) has no tensor"),
-    "moment lacking": (lambda out: tensors(out, lambda t: t.pop("adam.0.exp_avg")), r"\(optimizer\) has no tensor"),
+    "weight not finite": (
+        lambda out: tensors(out, lambda t: t["network.head.bias"].fill_(math.nan)),
+        "head.bias.*finite",
+    ),
+    "average lacking": (lambda out: tensors(out, lambda t: t.pop("ema.head.bias")), r"\(average\).*head.bias"),
+    "moment lacking": (lambda out: tensors(out, lambda t: t.pop("adam.0.exp_avg")), r"\(optimizer\).*0.exp_avg"),
     "moment of nothing": (
         lambda out: tensors(out, lambda t: t.update({"adam.999.step": torch.ones(())})),
-        r"\(optimizer\) has a tensor 999.step",
+        r"\(optimizer\).*999.step",
     ),
-    "no random state": (lambda out: tensors(out, lambda t: t.pop("generator")), "another kind of device"),
+    "no random state": (lambda out: tensors(out, lambda t: t.pop("generator")), "device"),
     "random state of CUDA": (
         lambda out: tensors(out, lambda t: t.update(generator=torch.zeros(16, dtype=torch.uint8))),
-        "another kind of device than cpu",
+        "device .*cpu",
     ),
-    "no losses": (lambda out: tensors(out, lambda t: t.pop("losses")), r"losses of shape \(0,\)"),
+    "no losses": (lambda out: tensors(out, lambda t: t.pop("losses")), r"losses.*\(0,\)"),
 }
 
 
@@ -737,55 +784,54 @@ def test_a_damaged_checkpoint_is_refused_in_a_sentence_and_changes_nothing(data,
     harm, message = DAMAGE[damage]
     harm(out)
     files = {path.name: path.read_bytes() for path in out.iterdir()}
-    net = network(3)
+    net = unet(3)
     with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
         next(train(net, data, OBJECTIVE, CONFIG, out=out, resume=True))
     assert "\n" not in str(error.value)
-    assert same(net, network(3))
+    assert same_state(net, unet(3))
     assert {path.name: path.read_bytes() for path in out.iterdir()} == files
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"lr": 1.0}, "lr = 0.001, not 1.0"),
-        ({"seed": 3}, "seed = 0, not 3"),
-        ({"batch_size": 4}, "batch_size = 8, not 4"),
-        ({"ema_decay": 0.5}, "ema_decay = 0.9999, not 0.5"),
-        ({"precision": "bf16"}, "precision = fp32, not bf16"),
-        ({"lr_decay": True}, "lr_decay = False, not True|steps = 5, not 12"),
-        ({"steps": 4}, "at step 5, past steps = 4"),
+        ({"lr": 1.0}, "lr.*0.001.*1.0"),
+        ({"seed": 3}, "seed.*0.*3"),
+        ({"batch_size": 4}, "batch_size.*8.*4"),
+        ({"ema_decay": 0.5}, "ema_decay.*0.9999.*0.5"),
+        ({"precision": "bf16"}, "precision.*fp32.*bf16"),
+        ({"lr_decay": True}, "lr_decay.*False.*True|steps.*5.*12"),
+        ({"steps": 4}, "5.*4"),
     ],
 )
 def test_a_checkpoint_of_other_settings_is_refused_by_name(data, at_five, change, message):
     with pytest.raises(ValueError, match=message):
-        whole(data, dataclasses.replace(CONFIG, **change), out=at_five, resume=True)
+        train_to_end(data, dataclasses.replace(CONFIG, **change), out=at_five, resume=True)
 
 
 def test_a_checkpoint_of_other_data_is_refused(data, at_five):
-    with pytest.raises(ValueError, match="saw 28 samples, the data here are 20"):
-        whole(tuple(tensor[:20] for tensor in data), out=at_five, resume=True)
-    with pytest.raises(ValueError, match="was made with other data; resume it with those"):
-        whole(tuple(tensor.flip(0) for tensor in data), out=at_five, resume=True)
+    with pytest.raises(ValueError, match=r"28 .* 20"):
+        train_to_end(tuple(tensor[:20] for tensor in data), out=at_five, resume=True)
+    with pytest.raises(ValueError, match="other data"):
+        train_to_end(tuple(tensor.flip(0) for tensor in data), out=at_five, resume=True)
 
 
 def test_what_train_refuses(data, tmp_path):
     checkpoint(data, tmp_path)
     for options, message in (
-        ({"out": tmp_path}, "already holds a checkpoint"),
-        ({"resume": True}, "needs the folder"),
-        ({"capture": True}, "CUDA"),
-        ({"config": dataclasses.replace(CONFIG, batch_size=64)}, "batch_size is 64 but there are 28"),
-        ({"data": (data[0], data[1][:3])}, r"lengths \[28, 3\]"),
-        ({"data": ()}, r"lengths \[\]"),
-        ({"data": (data[0][:0], data[1][:0])}, r"lengths \[0, 0\]"),
-        ({"data": (data[0].numpy(), data[1])}, "got ndarray, Tensor"),
-        ({"data": torch.tensor(3.0)}, "the first dimension the sample"),
+        ({"out": tmp_path}, "checkpoint"),
+        ({"resume": True}, "out"),
+        ({"config": dataclasses.replace(CONFIG, batch_size=64)}, "64 .* 28"),
+        ({"data": (data[0], data[1][:3])}, r"\[28, 3\]"),
+        ({"data": ()}, r"\[\]"),
+        ({"data": (data[0][:0], data[1][:0])}, r"\[0, 0\]"),
+        ({"data": (data[0].numpy(), data[1])}, "ndarray"),
+        ({"data": torch.tensor(3.0)}, "Tensor"),
     ):
         arguments = {"data": data, "config": CONFIG, **options}
         with pytest.raises(ValueError, match=message):
-            train(network(), arguments.pop("data"), OBJECTIVE, arguments.pop("config"), **arguments)
-    with pytest.raises(ValueError, match="Identity without parameters"):
+            train(unet(), arguments.pop("data"), OBJECTIVE, arguments.pop("config"), **arguments)
+    with pytest.raises(ValueError, match="Identity"):
         train(nn.Identity(), data, OBJECTIVE, CONFIG)
 
 
@@ -798,11 +844,11 @@ def test_what_train_refuses(data, tmp_path):
         ({"lr": math.nan}, "lr is nan"),
         ({"ema_decay": 1.0}, "ema_decay is 1.0"),
         ({"seed": -1}, "seed is -1"),
-        ({"seed": 2**32}, "seed is 4294967296, expected an integer in 0..4294967295"),
+        ({"seed": 2**32}, "seed is 4294967296"),
         ({"steps": True}, "steps is True"),
         ({"lr": "2e-4"}, "lr is '2e-4'"),
         ({"lr": math.inf}, "lr is inf"),
-        ({"lr_decay": "no"}, "lr_decay is 'no', expected True or False"),
+        ({"lr_decay": "no"}, "lr_decay is 'no'"),
         ({"checkpoint_every": 0}, "checkpoint_every is 0"),
         ({"ema_decay": -0.1}, "ema_decay is -0.1"),
         ({"precision": "fp16"}, "precision is 'fp16'"),
@@ -816,13 +862,13 @@ def test_what_a_config_refuses(change, message):
 def test_a_config_holds_plain_numbers(data, tmp_path):
     config = dataclasses.replace(CONFIG, steps=np.int64(1), lr=np.float32(0.5), seed=np.uint8(3), ema_decay=0)
     assert [type(v) for v in (config.steps, config.lr, config.seed, config.ema_decay)] == [int, float, int, float]
-    whole(data, config, out=tmp_path)
+    train_to_end(data, config, out=tmp_path)
     assert read_json(tmp_path / run_files.POINTER)["config"] == dataclasses.asdict(config)
 
 
 @pytest.mark.parametrize("name", ["tpu", "meta", "", "cuda:99", None])
 def test_unknown_devices_are_refused(name):
-    with pytest.raises(ValueError, match=f"device '{name}' is not here"):
+    with pytest.raises(ValueError, match=f"'{name}'"):
         devices.resolve_device(name)
 
 
@@ -833,13 +879,13 @@ def test_known_devices():
 
 def test_a_seeded_network_leaves_the_global_random_state():
     before = torch.get_rng_state()
-    a, b, c = network(1), network(1), network(2)
+    a, b, c = unet(1), unet(1), unet(2)
     assert torch.equal(torch.get_rng_state(), before)
-    assert same(a, b)
-    assert not same(a, c)
+    assert same_state(a, b)
+    assert not same_state(a, c)
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.5, math.nan, "half"])
 def test_label_dropout_is_a_share(share):
-    with pytest.raises(ValueError, match="label_dropout is"):
+    with pytest.raises(ValueError, match="label_dropout"):
         DiffusionObjective(linear_schedule(), label_dropout=share)

@@ -1,10 +1,10 @@
-"""The FID table, samplers over steps: the pictures of every cell, made once, and their distances.
+"""The FID table, samplers over steps: generates the pictures of every cell once, and measures them.
 
 A row is a sampler: DDIM with some eta, DDPM's ancestral step with the larger variance (sigma-hat), both also on other
-grids of times, or DPM-Solver++. A cell is a row at S steps. Its pictures are kept in files of 500, each written whole;
-a command that is stopped goes on where it was, and processes that torchrun starts share the work. Samples are drawn as
-the data are: first a class by its share, then a picture of it; the network saw the label "none" in one case of ten
-only. Sample i of every cell has the same class and the same noise, so cells differ by their sampler and not by luck.
+time grids, or DPM-Solver++. A cell is a row at S steps. Its pictures are stored in files of 500, each written
+atomically: an interrupted command goes on where it was, and processes of torchrun share the work. Samples are drawn as
+the data are, first a class by its share, then a picture of it, for the network was trained without label in one case of
+ten only. Sample i of every cell has the same class and the same noise, so that differences between cells are paired.
 
 Source of the layout: Song, Meng and Ermon 2021, arXiv 2010.02502, table 1.
 """
@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 import hw3utils
+from hw3utils.datasets import read_pictures
 from hw3utils.devices import process_count, process_rank
 from hw3utils.fid import (
     Estimate,
@@ -34,11 +35,9 @@ from hw3utils.fid import (
 from hw3utils.files import check_writable, read_json, write_atomically, write_json
 from hw3utils.learning.features import Features
 from hw3utils.learning.weights import pretrained_card
-from hw3utils.noise import sample_in_batches
-from hw3utils.samplers import sample_ddim, sample_ddpm, sample_dpm_solver
+from hw3utils.samplers import sample_ddim, sample_ddpm, sample_dpm_solver, sample_in_batches
 from hw3utils.schedules import NoiseSchedule
 from hw3utils.sprites import SpriteData, draw_sprites, grammar_accepts, outline_share, tensor_to_images
-from hw3utils.datasets import read_pictures
 
 SIGMA_HAT = "sigma-hat"
 STEPS = (10, 15, 20, 50, 100, 1000)
@@ -97,7 +96,7 @@ class Cell(NamedTuple):
 
 
 def table_cells() -> list[Cell]:
-    """The 43 cells, in the order in which they are worth having: at S = 1000 only eta = 0, 1 and sigma-hat."""
+    """The 43 cells, in the order in which they are made; at S = 1000 only eta = 0, 1 and sigma-hat."""
     short = [Cell(row, steps) for steps in (10, 20, 50, 100) for row in SAMPLERS if row != "dpm-solver"]
     solver = [Cell("dpm-solver", steps) for steps in (10, 15, 20, 50)]
     return short + solver + [Cell(row, 1000) for row in (SIGMA_HAT, "0", "1")]
@@ -116,7 +115,7 @@ def cells_named(names: Sequence[str]) -> list[Cell]:
 
 
 def picture_files(out: str | Path, cell: Cell, n: int) -> list[Path]:
-    """The files that hold a cell's first n pictures, made or not."""
+    """The files of a cell's first n pictures, whether they exist or not."""
     return [Path(out) / cell.folder / f"{first:06d}.npy" for first in range(0, n, PICTURES_A_FILE)]
 
 
@@ -135,19 +134,19 @@ def make_pictures(
     cells: Sequence[Cell],
     device: torch.device | str = "cpu",
 ) -> Iterator[tuple[Path, int]]:
-    """Make what is missing of the table's pictures, file by file; each process of torch.distributed its share.
+    """Generate the missing pictures of the table, file by file; each process of torch.distributed a part of them.
 
     Args:
         eps_model: the network.
         schedule: its schedule.
-        plan: what all pictures of a folder have in common: "weights" (hash), "precision", "compiled", "seed", "shares"
+        plan: the settings of all pictures in the folder: "weights" (hash), "precision", "compiled", "seed", "shares"
             (of the classes), and "n", pictures a cell.
         out: the folder.
         cells: the cells to make.
         device: where to sample.
 
     Yields:
-        (file, evaluations it took), 0 evaluations for a file that was there.
+        (file, evaluations it took), 0 evaluations for a file that existed.
 
     Raises:
         ValueError: when the folder holds pictures of another plan.
@@ -178,13 +177,13 @@ def make_pictures(
 
 
 def _wanted(out: Path, plan: dict[str, Any], cells: Sequence[Cell]) -> list[tuple[Cell, int, Path]]:
-    """The files of these cells that are this process's to make: cell, number in the cell, path."""
+    """The files of these cells that this process makes: cell, number in the cell, path."""
     files = [(cell, index, path) for cell in cells for index, path in enumerate(picture_files(out, cell, plan["n"]))]
     return files[process_rank() :: process_count()]
 
 
 def n_files(plan: dict[str, Any], cells: Sequence[Cell]) -> int:
-    """How many files of the plan are this process's to make."""
+    """The number of files that this process makes."""
     return len(_wanted(Path(), plan, cells))
 
 
@@ -194,7 +193,7 @@ def _save(path: Path, images: np.ndarray) -> None:
 
 
 def check_plan(out: Path, plan: dict[str, Any]) -> None:
-    """Write the plan of a new folder, or compare it with that of an old one, where only the size may have grown."""
+    """Write the plan of a new folder, or compare it with that of an old one, where only n may differ."""
     path = out / PLAN
     if path.exists():
         before = read_json(path)
@@ -238,7 +237,7 @@ def by_size(groups: list[FeatureStatistics], reference: FeatureStatistics) -> di
 
 
 def measure(images: np.ndarray, features: Features, reference: FeatureStatistics, data: SpriteData) -> dict[str, Any]:
-    """Everything that the table says of one set of pictures.
+    """All entries of the table for one set of pictures.
 
     Args:
         images: the pictures, uint8 (N, 16, 16, 3), N a multiple of 20: the errors are those of 20 groups.
@@ -248,8 +247,8 @@ def measure(images: np.ndarray, features: Features, reference: FeatureStatistics
 
     Returns:
         "n", "fid", "error" (jackknife), "without" (FID with each group left out), "by_size", "fid_infinity", "kid",
-        "kid_error", and of the first 500 pictures: "confident", "grammar" (share that keeps its rules within 24
-        levels), "outline" and "nearest" (median distance to the nearest training picture, in levels).
+        "kid_error", and of the first 500 pictures: "confident", "grammar" (share that follows its rules within
+        24 levels), "outline" and "nearest" (median distance to the nearest training picture, in levels).
     """
     groups = [feature_statistics(group, features) for group in np.split(images, GROUPS)]
     sizes = by_size(groups, reference)
@@ -273,7 +272,7 @@ def measure(images: np.ndarray, features: Features, reference: FeatureStatistics
 
 
 def make_table(out: str | Path, features: Features, data: SpriteData) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Measure what `make_pictures` has made; cells that are not complete are left out.
+    """Measure the pictures of `make_pictures`; incomplete cells are left out.
 
     Args:
         out: the folder of pictures.
@@ -330,7 +329,7 @@ def paired_difference(row_1: dict[str, Any], row_2: dict[str, Any]) -> Estimate:
 
 
 def write_table(path: str | Path, out: str | Path, rows: dict[str, Any], data: SpriteData, command: str) -> Path:
-    """Write the measured table with everything that decided it."""
+    """Write the measured table with its settings and versions."""
     cells = {name: row for name, row in rows.items() if name != "floor"}
     return write_json(
         path,
@@ -348,7 +347,7 @@ def write_table(path: str | Path, out: str | Path, rows: dict[str, Any], data: S
 
 
 def stored_table(name: str = "fid_sprites") -> dict[str, Any]:
-    """A table that is kept in the package, with its provenance.
+    """A table that is shipped with the package, with its settings and versions.
 
     Args:
         name: "fid_sprites" (all cells) or "fid_ddpm_1000" (DDPM in 1000 steps alone, with more samples).

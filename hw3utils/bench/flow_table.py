@@ -1,7 +1,7 @@
-"""What the shipped network says of sprites, for notebook 07: bits per dimension, and guidance over its weight.
+"""The tables of notebook 07 for the shipped network: bits per dimension of sprites, and guidance over its weight.
 
-`python -m hw3utils.bench.flow_table FILE` measures both and writes them with all that decided them; a few minutes on
-one CPU core.
+`python -m hw3utils.bench.flow_table FILE` measures both and writes them with their settings, in a few minutes on one
+CPU core.
 """
 
 import sys
@@ -19,9 +19,9 @@ from hw3utils.fid import distance_of, feature_statistics
 from hw3utils.files import read_json, write_json
 from hw3utils.flows import bits_per_dim, log_likelihood
 from hw3utils.learning.features import Features, feature_extractor
-from hw3utils.noise import EpsModel, sample_in_batches
+from hw3utils.noise import EpsModel
 from hw3utils.progress import progress
-from hw3utils.samplers import guided, sample_ddim
+from hw3utils.samplers import guided, sample_ddim, sample_in_batches
 from hw3utils.schedules import NoiseSchedule
 from hw3utils.sprites import SpriteData, load_sprites, tensor_to_images
 
@@ -39,7 +39,7 @@ PLAN: dict[str, Any] = {
 
 
 def held_out(data: SpriteData, n: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Held-out pictures in [-1, 1], and the same with noise even over a level (dequantised); float32 (n, 3, 16, 16)."""
+    """Held-out pictures in [-1, 1], and the same dequantised by uniform noise; float32 (n, 3, 16, 16)."""
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(data.test_images), generator=generator)[:n]
     levels = torch.from_numpy(data.test_images)[chosen].movedim(-1, 1).float()
@@ -71,7 +71,7 @@ def bits_of(eps_model: EpsModel, schedule: NoiseSchedule, data: SpriteData, plan
 def guidance_of(
     network: torch.nn.Module, schedule: NoiseSchedule, data: SpriteData, extractor: Features, plan: dict[str, Any]
 ) -> dict[str, Any]:
-    """For each weight w: share of samples that the classifier takes for their class, their spread, and their FID."""
+    """For each weight w: share of samples classified as their class, their spread, and their FID."""
     real = feature_statistics(data.train_images[:20_000], extractor)
     label = torch.arange(5).repeat_interleave(plan["samples"] // 5)
     classes = torch.from_numpy(data.test_labels[:2000]).argmax(1)
@@ -105,7 +105,7 @@ def spread(images: np.ndarray, label: Tensor, extractor: Features) -> float:
 
 
 def measure(path: str | Path, plan: dict[str, Any] = PLAN) -> Path:
-    """Measure both tables and write them to a JSON file, with what decided them."""
+    """Measure both tables and write them to a JSON file, with their settings."""
     network, schedule = load_pretrained("sprites")
     network.requires_grad_(False)
     data, extractor = load_sprites("embedded"), feature_extractor("sprites")
@@ -126,7 +126,7 @@ def measure(path: str | Path, plan: dict[str, Any] = PLAN) -> Path:
 
 
 def stored_table() -> dict[str, Any]:
-    """The table that is kept in the package, with its provenance."""
+    """The table that is shipped with the package, with its settings and versions."""
     return read_json(STORED)
 
 

@@ -1,4 +1,4 @@
-"""The network and the libraries that we measure ourselves against; nothing but `hw3 bench` and tests needs them."""
+"""The networks and libraries that `hw3 bench` compares ours with: the course's network, and diffusers."""
 
 from collections.abc import Callable
 
@@ -9,14 +9,14 @@ from hw3utils.learning.training import seeded
 
 
 class _ConvBlock(nn.Module):
-    """Two times conv, batch norm, GELU; optionally with a shortcut."""
+    """Conv, batch norm, GELU, twice; optionally residual."""
 
     def __init__(self, width_in: int, width: int, *, residual: bool = False) -> None:
         super().__init__()
         self.conv_1 = nn.Sequential(nn.Conv2d(width_in, width, 3, padding=1), nn.BatchNorm2d(width), nn.GELU())
         self.conv_2 = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width), nn.GELU())
         self.residual = residual
-        # The published block makes this convolution anew, with random weights, in every forward pass.
+        # The published block creates this convolution, with random weights, in every forward pass.
         self.shortcut = nn.Conv2d(width_in, width, 1) if residual and width_in != width else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -40,9 +40,9 @@ def _embed(width_in: int, width: int) -> nn.Sequential:
 
 
 class ContextUnet(nn.Module):
-    """The network of the course, as published: 64 features, GELU, batch norm, skips concatenated.
+    """The network of the course: 64 features, GELU, batch norm, skips concatenated.
 
-    One thing is put right: the shortcut convolution of the first block is a layer, not made anew in every call.
+    One thing differs from the published code: the shortcut convolution of the first block is a layer.
 
     Args:
         features: width of the first level.
@@ -86,7 +86,7 @@ class ContextUnet(nn.Module):
 class FromDiffusers(nn.Module):
     """A diffusers UNet2DModel for 16x16 pictures as eps_model(x_t, t); labels are ignored.
 
-    Two residual blocks a level and attention at the second, the library's defaults and the layout of its examples.
+    Two residual blocks a level and attention at the second level, as in the examples of the library.
 
     Args:
         widths: channels of the three levels.
@@ -118,7 +118,7 @@ class FromDiffusers(nn.Module):
 def sample_with_diffusers(
     scheduler: str, eps_model: Callable[[Tensor, Tensor], Tensor], x_T: Tensor, *, steps: int
 ) -> Tensor:
-    """Sample with a scheduler of diffusers, linear schedule with T = 1000: the loop of its documentation.
+    """Sample with a scheduler of diffusers, linear schedule with T = 1000, by the loop of its documentation.
 
     Args:
         scheduler: "DDPM" or "DDIM".
@@ -147,7 +147,7 @@ CONTENDERS: dict[str, Callable[[], nn.Module]] = {
 
 
 def available() -> tuple[dict[str, nn.Module], list[str]]:
-    """The networks that can be made here, first weights by seed 0, and a sentence for each that cannot."""
+    """The networks whose libraries are installed, with initial weights by seed 0, and a sentence for each other one."""
     made, missing = {}, []
     for name, make in CONTENDERS.items():
         try:

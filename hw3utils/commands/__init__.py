@@ -1,6 +1,7 @@
-"""The commands of `hw3`, one file each: its arguments, its function. Here is what several of them share."""
+"""The commands of `hw3`, one file each, and the argument types and options that several of them share."""
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -9,32 +10,48 @@ if TYPE_CHECKING:
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage in front of it."""
+    """An argument parser whose errors are one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
-        """End the program with that line and exit code 2."""
+        """Print the line and exit with code 2."""
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def count(text: str) -> int:
-    """A whole number of at least 1, for argparse."""
+    """An integer of at least 1, for argparse."""
     try:
         value = int(text)
     except ValueError:
         value = 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least 1")
     return value
+
+
+def path(text: str) -> Path:
+    """A path, with `~` for the home folder, for argparse."""
+    from hw3utils.files import expanded
+
+    try:
+        return expanded(text)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def name_or_path(text: str) -> str:
+    """A name, or a path with `~` for the home folder, for argparse."""
+    return str(path(text)) if text.startswith("~") else text
 
 
 def data_arguments(parser: argparse.ArgumentParser) -> None:
     """Add --source and --root: which sprites."""
     parser.add_argument(
         "--source",
+        type=name_or_path,
         default="embedded",
         help="embedded (sprites drawn by our generator), real (the course's files), or a folder of pictures",
     )
-    parser.add_argument("--root", type=Path, help="folder of the real files (default: the cache, else a download)")
+    parser.add_argument("--root", type=path, help="folder of the real files (default: the cache, else a download)")
 
 
 def cut_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,32 +59,39 @@ def cut_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size", type=int, choices=[8, 16, 24, 32], default=16, help="side of the pictures (default: 16)"
     )
-    parser.add_argument("--tile", type=count, help="of a sheet: side of a tile, made --size (default: --size)")
+    parser.add_argument("--tile", type=count, help="of a sheet: side of a tile, scaled to --size (default: --size)")
     parser.add_argument("--spacing", type=_pixels, help="of a sheet: pixels between tiles (default: recognised)")
     parser.add_argument("--margin", type=_pixels, help="of a sheet: pixels around the tiles (default: recognised)")
     parser.add_argument("--resize", action="store_true", help="take each picture as one tile, whatever its size")
-    parser.add_argument("--strict", action="store_true", help="refuse all when one picture cannot be read")
+    parser.add_argument("--strict", action="store_true", help="end with an error when one picture cannot be read")
 
 
 def _pixels(text: str) -> int:
-    """A whole number of at least 0, for argparse."""
+    """An integer of at least 0, for argparse."""
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least 0")
     return int(text)
 
 
 def cut_of(args: argparse.Namespace) -> "Cut | None":
-    """What `cut_arguments` added, or None where nothing was said."""
+    """The `Cut` of the options that `cut_arguments` added, None when all have their defaults."""
     from hw3utils.sprites.pictures import Cut
 
-    how = Cut(args.size, args.tile, args.spacing, args.margin, args.resize, args.strict)
-    return None if how == Cut() else how
+    cut = Cut(args.size, args.tile, args.spacing, args.margin, args.resize, args.strict)
+    return None if cut == Cut() else cut
 
 
-def check_png(path: Path) -> None:
+def refuse_unused(args: argparse.Namespace, options: Iterable[str], reason: str) -> None:
+    """Raise ValueError when one of these options (default None or False) was given, which would have no effect."""
+    for option in options:
+        if getattr(args, option.replace("-", "_")) not in (None, False):
+            raise ValueError(f"--{option} {reason}; leave it out.")
+
+
+def check_png(out: Path) -> None:
     """Raise ValueError or OSError unless a PNG file can be written there, before the work that ends in it."""
-    from hw3utils.files import check_writable
+    from hw3utils.files import check_output
 
-    if path.suffix.lower() != ".png" or path.is_dir():
-        raise ValueError(f"--out is {path}, expected the name of a PNG file.")
-    check_writable(path.parent)
+    if out.suffix.lower() != ".png" or out.is_dir():
+        raise ValueError(f"--out is {out}, expected the name of a PNG file.")
+    check_output(out)

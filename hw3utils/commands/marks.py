@@ -29,8 +29,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def call(args: argparse.Namespace) -> int:
     """Write the marks; 1 while something is unread."""
-    from hw3utils.course.records.marks import alike_in, collect, summary, without_a_number
     from hw3utils.course.notebooks.cells import need_nbgrader
+    from hw3utils.course.records.marks import alike_in, collect, summary, without_a_number
 
     need_nbgrader()
     marks = collect(args.out, table=args.table, due=args.due)

@@ -16,8 +16,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def call(args: argparse.Namespace) -> int:
     """Run them; 1 when a notebook failed."""
-    from hw3utils.course.profiles import current_profile
     from hw3utils.course.notebooks.execute import run_notebooks
+    from hw3utils.course.profiles import current_profile
 
     profile = args.profile or current_profile().name
     outcomes = run_notebooks(args.notebooks, profile=profile, out=args.out, update=args.update)

@@ -1,8 +1,10 @@
-"""The classifier of sprites: its objective, its training on the embedded set, and how right it is."""
+"""The classifier of sprites: its training objective, its training run, and its accuracy."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,40 +15,53 @@ from hw3utils.arguments import check_number
 from hw3utils.devices import process_rank
 from hw3utils.learning.networks import SpriteClassifier
 from hw3utils.learning.objectives import Batch
-from hw3utils.learning.recipes import run_facts
-from hw3utils.learning.run_files import read_average
+from hw3utils.learning.recipes import HELDOUT_PICTURES, RESULTS, run_facts
+from hw3utils.learning.run_files import check_new_run, read_average
 from hw3utils.learning.training import Step, TrainConfig, seeded, train
 from hw3utils.learning.weights import save_weights
-from hw3utils.sprites import ATTRIBUTE_VALUES, sprite_set
 
 CLASSIFIER = TrainConfig(
     steps=6000, batch_size=256, lr=1e-3, lr_decay=True, ema_decay=0.999, checkpoint_every=500, heldout_every=250
 )
-HELDOUT_PICTURES = 1024
+
+
+@dataclass(frozen=True, eq=False)
+class AttributeData:
+    """Pictures with several attributes each, in a training and a held-out set.
+
+    Attributes:
+        train, test: pictures uint8 (N, 3, 16, 16) and attributes int64 (N, A), as `attribute_tensors` makes them.
+        values: name of each attribute -> the names of its values, in the order of the columns.
+        source: where they come from, for the card.
+    """
+
+    train: tuple[Tensor, Tensor]
+    test: tuple[Tensor, Tensor]
+    values: Mapping[str, tuple[str, ...]]
+    source: str
 
 
 class ClassificationObjective:
     """The mean cross-entropy over the attributes, of pictures with a little noise.
 
     The batch is pictures uint8 (B, 3, 16, 16) and attributes int64 (B, A), in the order of the network's own. The noise
-    is normal, of a standard deviation drawn for each picture: what a sampler makes is never quite flat, and features
-    that jump at that would measure nothing else.
+    is normal, with a standard deviation drawn uniformly for each picture: samples of a diffusion model always have a
+    little, and the features should not measure it.
 
     Args:
-        names: the attributes, in the order of the columns.
         noise: largest standard deviation, on the scale of [-1, 1].
 
     Raises:
         ValueError: when noise is negative or not finite.
     """
 
-    def __init__(self, names: tuple[str, ...] = tuple(ATTRIBUTE_VALUES), *, noise: float = 0.1) -> None:
-        self.names, self.noise = names, check_number(noise, "noise")
+    def __init__(self, *, noise: float = 0.1) -> None:
+        self.noise = check_number(noise, "noise")
         if self.noise < 0:
             raise ValueError(f"noise is {noise}, expected a number of at least 0.")
 
     def draw(self, batch: Batch, generator: torch.Generator) -> Batch:
-        """Pictures on the scale of the network with a little noise, and their attributes."""
+        """Pictures in [-1, 1] with a little noise, and their attributes."""
         pictures, attributes = batch
         x = pictures.float() / 127.5 - 1
         size = self.noise * torch.rand(len(x), generator=generator, device=x.device).view(-1, 1, 1, 1)
@@ -54,58 +69,54 @@ class ClassificationObjective:
 
     def __call__(self, network: nn.Module, x: Tensor, attributes: Tensor) -> Tensor:
         """Mean cross-entropy of each picture, (B,)."""
-        logits = network(x)
-        losses = [
-            F.cross_entropy(logits[name], attributes[:, i], reduction="none") for i, name in enumerate(self.names)
-        ]
-        return torch.stack(losses).mean(0)
+        predictions = zip(network(x).values(), attributes.unbind(1), strict=True)
+        return torch.stack([F.cross_entropy(*pair, reduction="none") for pair in predictions]).mean(0)
 
 
 def attribute_tensors(drawn: tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]) -> tuple[Tensor, Tensor]:
-    """Pictures uint8 (N, 3, 16, 16) and attributes int64 (N, A), from what `draw_sprites` returns."""
+    """Pictures uint8 (N, 3, 16, 16) and attributes int64 (N, A), of the result of `draw_sprites`."""
     images, _, attributes = drawn
     pictures = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-    return pictures, torch.from_numpy(np.stack([attributes[name] for name in ATTRIBUTE_VALUES], axis=1))
+    return pictures, torch.from_numpy(np.stack([*attributes.values()], axis=1))
 
 
 @torch.no_grad()
 def accuracy(network: SpriteClassifier, pictures: Tensor, attributes: Tensor) -> dict[str, float]:
-    """Share of right answers for each attribute; pictures uint8 (N, 3, 16, 16), attributes int64 (N, A)."""
-    right: dict[str, int] = dict.fromkeys(network.attributes, 0)
-    for x, wanted in zip(pictures.split(512), attributes.split(512), strict=True):
+    """Accuracy for each attribute; pictures uint8 (N, 3, 16, 16), attributes int64 (N, A)."""
+    correct: dict[str, int] = dict.fromkeys(network.attributes, 0)
+    for x, target in zip(pictures.split(512), attributes.split(512), strict=True):
         for i, (name, logits) in enumerate(network(x.float() / 127.5 - 1).items()):
-            right[name] += int((logits.argmax(1) == wanted[:, i]).sum())
-    return {name: count / len(pictures) for name, count in right.items()}
+            correct[name] += int((logits.argmax(1) == target[:, i]).sum())
+    return {name: count / len(pictures) for name, count in correct.items()}
 
 
 @torch.no_grad()
 def feature_scale(network: SpriteClassifier, pictures: Tensor) -> float:
-    """The number that gives the features of these pictures (uint8 (N, 3, 16, 16)) a mean variance of 1.
+    """The factor that gives the features of these pictures (uint8 (N, 3, 16, 16)) a mean variance of 1.
 
-    A distance of two sets is then in units that mean something: the spread of the features themselves.
+    A Fréchet distance is then in units of the variance of the features.
     """
     features = torch.cat([network.features(x.float() / 127.5 - 1) for x in pictures.split(500)])
     return round(float(features.double().var(0).mean() ** -0.5), 6)
 
 
 def train_classifier(
+    data: AttributeData,
     config: TrainConfig,
     *,
     out: str | Path,
     device: torch.device,
-    n_train: int | None = None,
-    n_test: int | None = None,
     resume: bool = False,
-    capture: bool = False,
+    compile: bool = False,
 ) -> Iterator[Step]:
-    """Train the classifier on the embedded sprites; at the end `out/weights.safetensors` and its card are written.
+    """Train the classifier; at the end write `out/weights.safetensors` and its card.
 
     Args:
+        data: the pictures and their attributes.
         config: `CLASSIFIER`, or a changed one.
         out: folder of checkpoints and weights.
         device: where to train.
-        n_train, n_test: sizes of the embedded set (None: its own).
-        resume, capture: as in `train`.
+        resume, compile: as in `train`.
 
     Returns:
         An iterator over `Step`.
@@ -113,33 +124,29 @@ def train_classifier(
     Raises:
         ValueError, FloatingPointError, OSError: as `train` does.
     """
-    sizes = {name: n for name, n in (("n_train", n_train), ("n_test", n_test)) if n is not None}
-    drawn = sprite_set(**sizes)
-    (pictures, attributes), (test_pictures, test_attributes) = map(attribute_tensors, drawn)
-    sizes = {name: len(values) for name, values in ATTRIBUTE_VALUES.items()}
+    check_new_run(out, resume, results=RESULTS)
+    sizes = {name: len(values) for name, values in data.values.items()}
     network = seeded(lambda: SpriteClassifier(attributes=sizes), config.seed).to(device)
     objective = ClassificationObjective()
-    heldout = test_pictures[:HELDOUT_PICTURES], test_attributes[:HELDOUT_PICTURES]
-    yield from train(
-        network, (pictures, attributes), objective, config, heldout=heldout, out=out, resume=resume, capture=capture
-    )
-    if process_rank() == 0:
+    heldout = tuple(tensor[:HELDOUT_PICTURES] for tensor in data.test)
+
+    def write_weights() -> None:
+        if process_rank() > 0:
+            return
         average = read_average(out)
-        network.load_state_dict(average)
-        right = accuracy(network.cpu().eval(), test_pictures, test_attributes)
-        save_weights(
-            Path(out) / "weights.safetensors",
-            average,
-            network=network,
-            schedule=None,
-            card={
-                "what": "classifier of the embedded sprites and of their attributes; its features measure distances",
-                "config": dataclasses.asdict(config),
-                "objective": {"loss": "mean cross-entropy over the attributes", "noise": objective.noise},
-                "data": {"source": "embedded", "train": len(pictures), "test": len(test_pictures)},
-                "accuracy": {name: round(share, 4) for name, share in right.items()},
-                "feature_scale": feature_scale(network, pictures),
-                "attributes": {name: list(values) for name, values in ATTRIBUTE_VALUES.items()},
-                **run_facts(out, device),
-            },
-        )
+        measured = SpriteClassifier(attributes=sizes).eval()
+        measured.load_state_dict(average)
+        card = {
+            "what": "classifier of the embedded sprites and of their attributes; its features measure distances",
+            "config": dataclasses.asdict(config),
+            "objective": {"loss": "mean cross-entropy over the attributes", "noise": objective.noise},
+            "data": {"source": data.source, "train": len(data.train[0]), "test": len(data.test[0])},
+            "accuracy": {name: round(share, 4) for name, share in accuracy(measured, *data.test).items()},
+            "feature_scale": feature_scale(measured, data.train[0]),
+            "attributes": {name: list(values) for name, values in data.values.items()},
+            **run_facts(out, device),
+        }
+        save_weights(Path(out) / RESULTS[0], average, network=network, schedule=None, card=card)
+
+    options: dict[str, Any] = {"heldout": heldout, "out": out, "resume": resume, "compile": compile}
+    return train(network, data.train, objective, config, at_end=write_weights, **options)

@@ -1,4 +1,7 @@
-"""Models of the diffusers library in, our networks out; diffusers itself is only needed where this file is used."""
+"""Exchange with diffusers: its models as eps_models for our samplers, our networks as its pipelines.
+
+This is the only module of the package that imports diffusers.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -7,32 +10,48 @@ import torch
 from diffusers import ConfigMixin, DDIMPipeline, DDIMScheduler, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_2d import UNet2DOutput
-from torch import Tensor
+from torch import Tensor, nn
 
 from hw3utils.learning.networks import UNet
 from hw3utils.noise import EpsModel
 from hw3utils.schedules import NoiseSchedule
 from hw3utils.velocities import as_eps_model
 
-# What their schedulers call a prediction -> what `velocities.convert` calls it.
+# Prediction types of diffusers -> those of `velocities.convert`.
 _PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 
 
-def from_diffusers(unet: Any, scheduler: Any) -> tuple[EpsModel, NoiseSchedule]:
-    """Make of a diffusers model and its scheduler what our samplers take.
+class _DiffusersEpsModel(nn.Module):
+    """A model of diffusers as eps_model(x_t, t, label); a submodule, so that samplers can set its evaluation mode."""
 
-    Of a pipeline: `eps_model, schedule = from_diffusers(pipeline.unet, pipeline.scheduler)`. Their time t counts from
-    0, ours from 1; a model of class labels takes them by the name `label`.
+    def __init__(self, unet: Any, schedule: NoiseSchedule, prediction: str) -> None:
+        super().__init__()
+        self.unet, self.schedule, self.prediction = unet, schedule, prediction
+
+    def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        labels = {} if label is None else {"class_labels": label}
+
+        def model(x_t: Tensor, t: Tensor) -> Tensor:
+            return self.unet(x_t, t - 1, **labels).sample
+
+        return as_eps_model(model, self.schedule, given=self.prediction)(x_t, t)
+
+
+def from_diffusers(unet: Any, scheduler: Any) -> tuple[EpsModel, NoiseSchedule]:
+    """Convert a diffusers model and its scheduler to an eps_model and a schedule for our samplers.
+
+    For a pipeline: `eps_model, schedule = from_diffusers(pipeline.unet, pipeline.scheduler)`. In diffusers t counts
+    from 0, here from 1; a class-conditional model takes its labels as `label`.
 
     Args:
         unet: a `UNet2DModel`, or any model called as unet(x_t, t, class_labels=...).sample.
-        scheduler: of the noise it was trained with (`DDPMScheduler`, `DDIMScheduler` and others with `alphas_cumprod`).
+        scheduler: the scheduler of its training (`DDPMScheduler`, `DDIMScheduler` and others with `alphas_cumprod`).
 
     Returns:
         eps_model(x_t, t) for t in 1..T, and the schedule.
 
     Raises:
-        ValueError: when the scheduler has no such table, or says that the model predicts what we do not know.
+        ValueError: when the scheduler has no such table, or another prediction type than epsilon, sample, v_prediction.
     """
     table = getattr(scheduler, "alphas_cumprod", None)
     if not isinstance(table, Tensor):
@@ -43,17 +62,11 @@ def from_diffusers(unet: Any, scheduler: Any) -> tuple[EpsModel, NoiseSchedule]:
     if predicts not in _PREDICTIONS:
         raise ValueError(f"the model predicts {predicts!r}, expected one of {', '.join(_PREDICTIONS)}.")
     schedule = NoiseSchedule.from_alpha_bar(torch.cat([torch.ones(1, dtype=torch.float64), table.double().cpu()]))
-
-    def eps_model(x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        labels = {} if label is None else {"class_labels": label}
-        model = lambda x_t, t: unet(x_t, t - 1, **labels).sample  # noqa: E731
-        return as_eps_model(model, schedule, given=_PREDICTIONS[predicts])(x_t, t)
-
-    return eps_model, schedule
+    return _DiffusersEpsModel(unet, schedule, _PREDICTIONS[predicts]), schedule
 
 
 class DiffusersUNet(ModelMixin, ConfigMixin):
-    """Our UNet as a model of diffusers: called with their time, which counts from 0.
+    """Our UNet as a model of diffusers, whose t counts from 0.
 
     Args:
         sample_size: side of a picture.
@@ -80,12 +93,12 @@ class DiffusersUNet(ModelMixin, ConfigMixin):
 
 
 def to_diffusers(network: UNet, schedule: NoiseSchedule, folder: str | Path, *, side: int = 16) -> Path:
-    """Write weights as a folder that `diffusers.DDIMPipeline.from_pretrained` loads, where hw3utils is installed.
+    """Write weights as a folder that `diffusers.DDIMPipeline.from_pretrained` loads where hw3utils is installed.
 
-    Their pipeline with S steps then gives what `sample_ddim` gives with S steps, for S that divides T.
+    The pipeline with S steps then gives the samples of `sample_ddim` with S steps, for S that divides T.
 
     Args:
-        network: what `load_weights` or `load_pretrained` gave.
+        network: the result of `load_weights` or `load_pretrained`.
         schedule: its schedule.
         folder: where to write.
         side: of the pictures.

@@ -1,4 +1,4 @@
-"""The features that distances between sets of pictures are measured in: the shipped classifier's, or Inception's."""
+"""Feature networks for distances between sets of pictures: the shipped classifier, or Inception."""
 
 import tempfile
 from pathlib import Path
@@ -15,22 +15,16 @@ from hw3utils.learning.networks import SpriteClassifier
 from hw3utils.learning.weights import load_weights, pretrained_path
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
-
-
 INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"
-
-
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
-
-
 INCEPTION_BYTES = 95_628_359
 
 
 class Features(nn.Module):
-    """A feature network with its name: pictures uint8 (B, 3, H, W) -> vectors (B, num_features), always evaluating.
+    """A feature network, always in evaluation mode: pictures uint8 (B, 3, H, W) -> vectors (B, num_features).
 
     Attributes:
-        name: what a printed number must say.
+        name: the name to print beside every distance.
         num_features: D.
     """
 
@@ -39,7 +33,7 @@ class Features(nn.Module):
         self.name, self.num_features = name, num_features
 
     def train(self, mode: bool = True) -> "Features":
-        """Stay in evaluation mode: batch statistics would make features depend on the batch."""
+        """Stay in evaluation mode: with batch statistics, features would depend on the batch."""
         return super().train(False)
 
 
@@ -61,7 +55,7 @@ class _SpriteFeatures(Features):
 class _InceptionFeatures(Features):
     def __init__(self, weights: Path) -> None:
         super().__init__("inception", 2048)
-        # antialias off: the resizing of torch-fidelity, which is that of the original TensorFlow code.
+        # Without antialias, as torch-fidelity and the original TensorFlow code resize.
         self.network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights), antialias=False)
         self.eval().requires_grad_(False)
 
@@ -103,8 +97,8 @@ def feature_extractor(
 def _inception(weights: str | Path | None, download: bool) -> Features:
     """Inception with weights that were read safely.
 
-    torch-fidelity unpickles whatever it is given. So the file is read without running any code of its own, and what is
-    handed on is a file that we have just written.
+    torch-fidelity unpickles the file it is given. So the file is read here without running code, and torch-fidelity
+    gets a file that was just written from the tensors.
     """
     path = inception_file(download) if weights is None else Path(weights)
     if not path.is_file():
@@ -121,7 +115,7 @@ def _inception(weights: str | Path | None, download: bool) -> Features:
             torch.save(state, safe)
             with torch.random.fork_rng(devices=[]):
                 return _InceptionFeatures(safe)
-    except Exception as error:  # whatever a damaged or foreign file makes the readers raise
+    except Exception as error:  # the readers raise many kinds on a damaged file
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
             f"{path} does not hold the Inception weights in torch-fidelity's format ({reason}); "

@@ -1,4 +1,7 @@
-"""The networks: a lean UNet that predicts noise, small networks for points, and the classifier of sprites."""
+"""The networks: a small UNet that predicts noise, multilayer perceptrons for points, and the classifier of sprites.
+
+Each computes in the dtype of its weights and answers in the dtype of its input.
+"""
 
 import itertools
 import math
@@ -19,7 +22,7 @@ def sinusoidal_embedding(t: Tensor, dimension: int, *, max_period: float = 10_00
     Args:
         t: time steps, shape (B,), any real dtype.
         dimension: length of the embedding, even.
-        max_period: the longest period, in steps (over 2 pi).
+        max_period: longest period, divided by 2 pi, in time steps.
 
     Returns:
         float32 tensor (B, dimension), sines first.
@@ -30,7 +33,7 @@ def sinusoidal_embedding(t: Tensor, dimension: int, *, max_period: float = 10_00
     Source: Vaswani et al. 2017, arXiv 1706.03762, section 3.5, as used by Ho et al. 2020, arXiv 2006.11239, appendix B.
     """
     if check_count(dimension, "dimension", low=2) % 2:
-        raise ValueError(f"dimension is {dimension}, expected an even number: as many sines as cosines.")
+        raise ValueError(f"dimension is {dimension}, expected an even number: one half sines, one half cosines.")
     half = dimension // 2
     exponent = torch.arange(half, device=t.device, dtype=torch.float32) / half
     angle = t.float()[:, None] * torch.exp(-math.log(max_period) * exponent)
@@ -38,14 +41,14 @@ def sinusoidal_embedding(t: Tensor, dimension: int, *, max_period: float = 10_00
 
 
 def _zeroed(layer: nn.Module) -> nn.Module:
-    """Start a layer at zero, so that the block it ends begins as the identity."""
+    """Set a layer's parameters to zero: the residual block that ends with it begins as the identity."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
 
 
 class ResidualBlock(nn.Module):
-    """x + f(x), f = norm, SiLU, conv, norm, scale and shift (by time and label), SiLU, conv.
+    """Residual block x + f(x), f = norm, SiLU, conv, norm, scale and shift (by time and label), SiLU, conv.
 
     Args:
         width: channels in and out.
@@ -67,10 +70,10 @@ class ResidualBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """x + attention of every pixel to 2x2 patches of x, one head; in fp32, the product written out, for CPUs.
+    """Residual attention, one head: every pixel attends to the 2x2 patches of the picture, in fp32 (fp64 for fp64).
 
-    Keys and values come from a strided 2x2 projection: a quarter of the pairs, and hardly worse. The library's fused
-    attention takes three times as long on a CPU in training at these sizes.
+    Keys and values come from a strided 2x2 convolution, which leaves a quarter of the pairs. The products are written
+    out because `scaled_dot_product_attention` takes three times as long on a CPU in training at these sizes.
 
     Args:
         width: channels.
@@ -86,19 +89,19 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, width, H, W), H and W even."""
-        h = self.norm(x)
-        query = self.query(h).float().flatten(2).transpose(1, 2)
-        key, value = self.key_value(h).float().flatten(2).chunk(2, dim=1)
-        # Autocast would take these back to half the precision.
+        h, dtype = self.norm(x), torch.promote_types(x.dtype, torch.float32)
+        query = self.query(h).to(dtype).flatten(2).transpose(1, 2)
+        key, value = self.key_value(h).to(dtype).flatten(2).chunk(2, dim=1)
+        # Autocast would compute these in bf16.
         with torch.autocast(x.device.type, enabled=False):
             weights = torch.bmm(query * x.shape[1] ** -0.5, key).softmax(dim=-1)
             mixed = torch.bmm(weights, value.transpose(1, 2))
-        return x + self.out(mixed.transpose(1, 2).reshape(x.shape))
+        return x + self.out(mixed.transpose(1, 2).reshape(x.shape).to(self.out.weight.dtype))
 
 
 def _check_sizes(channels: Any, n_classes: Any, groups: Any, time_width: Any, **levels: Any) -> None:
     """Raise ValueError unless a UNet can be made of these; `levels` are its three sequences."""
-    # Upper limits, far above any use: a damaged card should be an error and not a full memory.
+    # Upper limits far above any use: a damaged card must not fill the memory.
     for name, value, low in (("channels", channels, 1), ("n_classes", n_classes, 0), ("groups", groups, 1)):
         check_count(value, name, low=low, high=10_000)
     check_count(time_width, "time_width", low=2, high=1024)
@@ -122,9 +125,9 @@ class UNet(nn.Module):
     """A small UNet eps_model(x_t, t) -> eps with an optional class label.
 
     Residual blocks with GroupNorm and SiLU at each resolution (halved from level to level), skips added, and attention
-    after each block on the way up at the finest, so that a colour reaches a whole figure; last layers zero at the
-    start. One linear layer makes every block's scale and shift from the embedded time and label. The label `n_classes`
-    stands for "no label", so one set of weights samples unconditionally, by class and with guidance.
+    after each block of the finest level on the way up, so that a colour reaches all of a figure; the last layer of each
+    block starts at zero. One linear layer makes every block's scale and shift from the embedded time and label. The
+    label `n_classes` stands for "no label", so one set of weights samples unconditionally, by class and with guidance.
 
     Args:
         channels: channels of the pictures.
@@ -134,9 +137,9 @@ class UNet(nn.Module):
         n_classes: number of classes.
         groups: groups of every GroupNorm.
         time_width: length of the sinusoidal embedding of t.
-        schedule: card of the noise schedule (`NoiseSchedule.card()`). With it the answer is noise_t x_t + signal_t f,
-            where f is what the layers compute: for data of variance 1 the first term is the best linear guess, and
-            near t = T, where the noise is all there is, f has next to no say. None: the answer is f.
+        schedule: card of the noise schedule (`NoiseSchedule.card()`). With it the output is noise_t x_t + signal_t f,
+            where f is the output of the layers: for data of variance 1 the first term is the best linear prediction,
+            and near t = T, where x_t is nearly all noise, f has negligible weight. None: the output is f.
 
     Raises:
         ValueError: when the three sequences differ in length, a width does not fit the groups, or the card is wrong.
@@ -191,7 +194,7 @@ class UNet(nn.Module):
         self.stem = nn.Conv2d(channels, widths[0], 3, padding=1)
         self.down = nn.ModuleList(map(level, widths, blocks_down))
         self.shrink = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in steps)
-        # Widening the grid by repetition after a 1x1 convolution costs a quarter of a transposed convolution.
+        # A 1x1 convolution and nearest-neighbour upsampling cost a quarter of a transposed convolution.
         self.grow = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for fine, coarse in steps)
         self.up = nn.ModuleList(map(level, widths, blocks_up))
         self.attention = nn.ModuleList(Attention(widths[0], groups) for _ in range(blocks_up[0]))
@@ -225,12 +228,12 @@ class UNet(nn.Module):
         if any(value.dtype != torch.int64 for _, value in per_picture):
             got = " and ".join(f"{name} {value.dtype}" for name, value in per_picture)
             raise ValueError(f"t and label are int64: got {got}")
-        # Looking at values would stall an accelerator and cannot be part of a graph; a lookup there fails by itself.
+        # Reading values would wait for an accelerator and break a compiled graph; there, indexing fails by itself.
         if x_t.device.type == "cpu" and not torch.compiler.is_compiling() and len(t):
             self._check_values(t, label)
 
     def _check_values(self, t: Tensor, label: Tensor | None) -> None:
-        """Raise ValueError on a time or label that the network has no place for."""
+        """Raise ValueError on a time or label out of range."""
         most = None if self.levels is None else self.levels.shape[1] - 1
         if int(t.min()) < 0 or (most is not None and int(t.max()) > most):
             raise ValueError(f"t is in {int(t.min())}..{int(t.max())}, expected 0..{'' if most is None else most}.")
@@ -242,7 +245,8 @@ class UNet(nn.Module):
         """Scale and shift of each residual block in the order of use, each (B, width, 1, 1)."""
         if label is None:
             label = torch.full_like(t, self.n_classes)
-        embedding = self.time_mlp(sinusoidal_embedding(t, self.time_width)) + self.label_embedding(label)
+        time = sinusoidal_embedding(t, self.time_width).to(self.label_embedding.weight.dtype)
+        embedding = self.time_mlp(time) + self.label_embedding(label)
         made = self.modulation(F.silu(embedding))[:, :, None, None]
         scales, shifts = made.split(sum(self.block_widths), dim=1)
         return zip((1 + scales).split(self.block_widths, dim=1), shifts.split(self.block_widths, dim=1), strict=True)
@@ -263,7 +267,7 @@ class UNet(nn.Module):
         """
         self._check_input(x_t, t, label)
         modulation, attention = self.scales_and_shifts(t, label), iter(self.attention)
-        h = self.stem(x_t)
+        h = self.stem(x_t.to(self.stem.weight.dtype))
         skips = []
         for level, blocks in enumerate(self.down):
             if level:
@@ -287,9 +291,9 @@ class UNet(nn.Module):
 
 
 class ScoreMLP(nn.Module):
-    """A small network score(x, sigma) for points, smooth in x: score = f(c x, log sigma) / s.
+    """A multilayer perceptron score(x, sigma) for points, smooth in x: score = f(c x, log sigma) / s.
 
-    With `conditional` it takes sigma, scales its input by c = 1 / sqrt(data_scale^2 + sigma^2) and its answer by
+    With `conditional` it takes sigma, scales its input by c = 1 / sqrt(data_scale^2 + sigma^2) and its output by
     1 / s = 1 / sigma (the size that the score of perturbed data has). Without, sigma is ignored (c = s = 1): one
     network for one noise level, or for the data themselves.
 
@@ -298,7 +302,7 @@ class ScoreMLP(nn.Module):
         width: units of each hidden layer.
         depth: hidden layers.
         conditional: whether it takes sigma.
-        data_scale: size of the data, above 0, for a conditional network.
+        data_scale: standard deviation of the data, above 0, for a conditional network.
 
     Raises:
         ValueError: when a size is not a positive integer, or data_scale not a number above 0.
@@ -319,9 +323,7 @@ class ScoreMLP(nn.Module):
         super().__init__()
         dimension, width = check_count(dimension, "dimension"), check_count(width, "width")
         depth = check_count(depth, "depth")
-        data_scale = check_number(data_scale, "data_scale", expected="a number above 0")
-        if data_scale <= 0:
-            raise ValueError(f"data_scale is {data_scale}, expected a number above 0.")
+        data_scale = check_number(data_scale, "data_scale", above=0)
         sizes = {"dimension": dimension, "width": width, "depth": depth}
         self.config = {**sizes, "conditional": conditional, "data_scale": data_scale}
         self.dimension, self.conditional, self.data_scale = dimension, conditional, data_scale
@@ -347,17 +349,19 @@ class ScoreMLP(nn.Module):
             raise ValueError(f"this network takes floating-point points (B, {self.dimension}): got {got}.")
         if x.ndim != 2 or x.shape[1] != self.dimension:
             raise ValueError(f"this network takes points (B, {self.dimension}): got shape {tuple(x.shape)}.")
+        dtype = self.layers[0].weight.dtype
         if not self.conditional:
-            return self.layers(x)
+            return self.layers(x.to(dtype)).to(x.dtype)
         level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
         if level.shape not in ((), x.shape[:1]) or not bool((level > 0).all()):
             raise ValueError(f"sigma is one level above 0, or one a point ({len(x)},): got shape {tuple(level.shape)}.")
         level = level.expand(len(x))[:, None]
-        return self.layers(torch.cat([x / (self.data_scale**2 + level**2).sqrt(), level.log()], dim=1)) / level
+        scaled = torch.cat([x / (self.data_scale**2 + level**2).sqrt(), level.log()], dim=1)
+        return self.layers(scaled.to(dtype)).to(x.dtype) / level
 
 
 class EpsMLP(nn.Module):
-    """A small eps_model(x_t, t) for points, made of a noise-conditional score: two names for one network.
+    """A small eps_model(x_t, t) for points, made of a noise-conditional score network.
 
     x_t / signal_t is x_0 plus noise of size sigma = noise_t / signal_t, and eps = -sigma score(x_t / signal_t, sigma).
 
@@ -386,10 +390,10 @@ class EpsMLP(nn.Module):
 
 
 class SpriteClassifier(nn.Module):
-    """A small classifier of 16x16 pictures: one answer for each attribute, all from the same features.
+    """A small classifier of 16x16 pictures with several attributes, each predicted from the same features.
 
-    Three convolutions to 4x4, a linear layer to the features, and a linear layer for each attribute. The features are
-    what the Frechet distance on sprites is measured in.
+    Convolutions down to 4x4, a linear layer to the features, and a linear layer for each attribute. The Fréchet
+    distance of sprites is measured in these features.
 
     Args:
         attributes: name of each attribute -> how many values it has.
@@ -435,9 +439,10 @@ class SpriteClassifier(nn.Module):
                 f"this classifier takes floating-point pictures (B, 3, 16, 16) in [-1, 1]: "
                 f"got {x.dtype} {tuple(x.shape)}."
             )
-        return self.body(x)
+        return self.body(x.to(self.heads.weight.dtype)).to(x.dtype)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Logits (B, values) for each attribute, of pictures (B, 3, 16, 16) in [-1, 1]."""
-        logits = self.heads(F.silu(self.features(x))).split(list(self.attributes.values()), dim=1)
+        features = F.silu(self.features(x)).to(self.heads.weight.dtype)
+        logits = self.heads(features).to(x.dtype).split(list(self.attributes.values()), dim=1)
         return dict(zip(self.attributes, logits, strict=True))

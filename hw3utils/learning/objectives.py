@@ -1,4 +1,4 @@
-"""Objectives: what a training step draws at random, and the loss that it computes from that."""
+"""Training objectives: the random draws of a step, and the loss computed from them."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -15,14 +15,14 @@ Batch = tuple[Tensor, ...]
 
 
 class Objective(Protocol):
-    """A loss in two halves, the random draws and the rest, so that several processes can share one random stream.
+    """A loss in two parts, the random draws and the deterministic rest, so that processes can share a random stream.
 
-    `draw` makes everything random for a batch; the first dimension of each tensor is the sample. Calling the objective
-    with the network and what was drawn gives the loss of each sample, shape (B,), drawing nothing.
+    `draw` makes all random draws for a batch; the first dimension of each tensor is the sample. Calling the objective
+    with the network and the result of `draw` gives the loss of each sample, shape (B,).
     """
 
     def draw(self, batch: Batch, generator: torch.Generator) -> Batch:
-        """Make everything random for a batch."""
+        """Make all random draws for a batch."""
         ...
 
     def __call__(self, network: nn.Module, *drawn: Tensor) -> Tensor:
@@ -33,8 +33,8 @@ class Objective(Protocol):
 class DiffusionObjective:
     """The simple noise-prediction loss on pictures, with the label dropped at random.
 
-    The batch is (pictures, labels) or (pictures,): uint8 pictures (B, C, H, W) are taken to [-1, 1], floating ones
-    stay as they are; labels are int64 (B,).
+    The batch is (pictures, labels) or (pictures,): uint8 pictures (B, C, H, W) are scaled to [-1, 1], floating-point
+    ones are used as they are; labels are int64 (B,).
 
     Args:
         schedule: the noise schedule; t is drawn uniformly from 1..T.
@@ -51,13 +51,13 @@ class DiffusionObjective:
         self._tables: dict[torch.device, Tensor] = {}
 
     def tables(self, device: torch.device) -> Tensor:
-        """Signal and noise levels as float32 (2, T + 1) on the device; kept there, for a copy would stall it."""
+        """Signal and noise levels as float32 (2, T + 1), copied to the device once."""
         if device not in self._tables:
             self._tables[device] = torch.stack([self.schedule.signal, self.schedule.noise]).float().to(device)
         return self._tables[device]
 
     def draw(self, batch: Batch, generator: torch.Generator) -> Batch:
-        """Pictures on the scale of the network, time steps, noise, and labels, some of them dropped."""
+        """Pictures in [-1, 1], time steps, noise, and labels, some of them dropped."""
         pictures, *labels = batch
         x0 = pictures.float() / 127.5 - 1 if pictures.dtype == torch.uint8 else pictures
         b, device = len(x0), x0.device
@@ -77,7 +77,7 @@ class DiffusionObjective:
 class DenoisingObjective:
     """Denoising score matching, sigma^2 |score(x + sigma z, sigma) + z / sigma|^2 / 2, at one noise level or many.
 
-    The batch is points (B, D). The weight sigma^2 lets all levels of a noise-conditional network count alike.
+    The batch is points (B, D). The weight sigma^2 gives all levels of a noise-conditional network losses of one size.
 
     Args:
         sigmas: one noise level, or levels of which each sample draws one evenly.
@@ -107,13 +107,13 @@ class DenoisingObjective:
 
 
 class SlicedObjective:
-    """Sliced score matching, or with `exact` the vanilla loss with the whole trace; both need no noise.
+    """Sliced score matching, or with `exact` implicit score matching with the full trace.
 
     The batch is points (B, D).
 
     Args:
         variance_reduced: use the form with the mean of the squared projection.
-        exact: the trace itself, D backward passes, in place of one projection.
+        exact: the full trace by D backward passes, in place of one projection.
 
     Source: Song, Garg, Shi and Ermon 2019, arXiv 1905.07088, equations 7 and 8; Hyvarinen 2005, theorem 1.
     """

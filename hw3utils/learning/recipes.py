@@ -1,4 +1,4 @@
-"""The homework's training run, whole: data, network, schedule, configuration, and the card of what came of it."""
+"""The homework's training run: its configuration, network, schedule and objective, and the card of its result."""
 
 import dataclasses
 import platform
@@ -6,42 +6,68 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 import hw3utils
-from hw3utils.devices import process_rank
+from hw3utils.devices import device_name, process_rank
 from hw3utils.learning.networks import UNet
 from hw3utils.learning.objectives import DiffusionObjective
-from hw3utils.learning.run_files import read_average, read_history
+from hw3utils.learning.run_files import check_new_run, read_average, read_history
 from hw3utils.learning.training import Step, TrainConfig, seeded, train
 from hw3utils.learning.weights import save_weights
 from hw3utils.schedules import NoiseSchedule, linear_schedule
-from hw3utils.sprites import SpriteData
 
 RECIPES = {"sprites": TrainConfig()}
 HELDOUT_PICTURES = 1024
+RESULTS = ("weights.safetensors", "weights.json")
+
+
+class LabelledPictures(Protocol):
+    """Pictures split in a training and a held-out set, as `load_sprites` gives them.
+
+    Images are uint8 (N, side, side, 3), labels one-hot (N, C).
+    """
+
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    class_names: tuple[str, ...]
+    source: str
+    sha256: str
+    background: int
+
+    @property
+    def side(self) -> int:
+        """Pixels of a side."""
+        ...
+
+    @property
+    def channels(self) -> int:
+        """1 for grey pictures, else 3."""
+        ...
 
 
 def picture_tensors(images: np.ndarray, labels: np.ndarray, *, channels: int = 3) -> tuple[Tensor, Tensor]:
     """Pictures as uint8 (N, channels, H, W) and labels as int64 (N,), from what `load_sprites` returns.
 
-    With 1 channel the first is kept: grey pictures have the same three times.
+    With 1 channel only the first is kept: the three channels of grey pictures are equal.
     """
     pictures = torch.from_numpy(np.ascontiguousarray(images[..., :channels].transpose(0, 3, 1, 2)))
     return pictures, torch.from_numpy(labels.argmax(1).astype(np.int64))
 
 
-def heldout_tensors(data: SpriteData, n: int = HELDOUT_PICTURES) -> tuple[Tensor, Tensor]:
-    """The first n held-out pictures: the fixed subset on which held-out losses are measured."""
+def heldout_tensors(data: LabelledPictures, n: int = HELDOUT_PICTURES) -> tuple[Tensor, Tensor]:
+    """The first n held-out pictures and their labels: the fixed subset on which held-out losses are measured."""
     return picture_tensors(data.test_images[:n], data.test_labels[:n], channels=data.channels)
 
 
 def diffusion_parts(
-    data: SpriteData, seed: int, **network_arguments: Any
+    data: LabelledPictures, seed: int, **network_arguments: Any
 ) -> tuple[nn.Module, NoiseSchedule, DiffusionObjective]:
     """The recipe's network (first weights by seed), schedule and objective for a data set."""
     n_classes = data.train_labels.shape[1]
@@ -52,22 +78,22 @@ def diffusion_parts(
 
 
 def train_sprites(
-    data: SpriteData,
+    data: LabelledPictures,
     config: TrainConfig,
     *,
     out: str | Path,
     device: torch.device,
     resume: bool = False,
-    capture: bool = False,
+    compile: bool = False,
 ) -> Iterator[Step]:
-    """Train the recipe's network on sprites; at the end `out/weights.safetensors` and its card are written.
+    """Train the recipe's network on sprites; at the end write `out/weights.safetensors` and its card.
 
     Args:
         data: what `load_sprites` returned.
         config: the recipe's, or a changed one.
         out: folder of checkpoints and weights.
         device: where to train.
-        resume, capture: as in `train`.
+        resume, compile: as in `train`.
 
     Returns:
         An iterator over `Step`.
@@ -75,26 +101,25 @@ def train_sprites(
     Raises:
         ValueError, FloatingPointError, OSError: as `train` does.
     """
+    check_new_run(out, resume, results=RESULTS)
     network, schedule, objective = diffusion_parts(data, config.seed)
     network.to(device)
     pictures = picture_tensors(data.train_images, data.train_labels, channels=data.channels)
-    yield from train(
-        network, pictures, objective, config, heldout=heldout_tensors(data), out=out, resume=resume, capture=capture
-    )
-    if process_rank() == 0:
-        save_weights(
-            Path(out) / "weights.safetensors",
-            read_average(out),
-            network=network,
-            schedule=schedule,
-            card=run_card(data, config, out=out, device=device, objective=objective),
-        )
+
+    def write_weights() -> None:
+        if process_rank() == 0:
+            card = run_card(data, config, out=out, device=device, objective=objective)
+            path = Path(out) / RESULTS[0]
+            save_weights(path, read_average(out), network=network, schedule=schedule, card=card)
+
+    options: dict[str, Any] = {"heldout": heldout_tensors(data), "out": out, "resume": resume, "compile": compile}
+    return train(network, pictures, objective, config, at_end=write_weights, **options)
 
 
 def run_card(
-    data: SpriteData, config: TrainConfig, *, out: str | Path, device: torch.device, objective: DiffusionObjective
+    data: LabelledPictures, config: TrainConfig, *, out: str | Path, device: torch.device, objective: DiffusionObjective
 ) -> dict[str, Any]:
-    """Everything that is known of a run, for the JSON beside its weights."""
+    """The card of a run, the JSON beside its weights: all that decided it, and its history."""
     return {
         "what": f"DDPM noise predictor on {data.side}x{data.side} sprites, weights of the exponential moving average",
         "config": dataclasses.asdict(config),
@@ -106,6 +131,7 @@ def run_card(
             "train": len(data.train_images),
             "test": len(data.test_images),
             "class_names": list(data.class_names),
+            "background": data.background,
         },
         "heldout": {"pictures": min(HELDOUT_PICTURES, len(data.test_images)), "seed": 0, "batch_size": 256},
         **run_facts(out, device),
@@ -113,34 +139,23 @@ def run_card(
 
 
 def run_facts(out: str | Path, device: torch.device) -> dict[str, Any]:
-    """The part of a card that every run has: its curve, time, machine, versions, commit and command."""
+    """The part of a card that every run has: its loss curve, time, machine, versions, commit and command."""
     losses, heldout, seconds = read_history(out)
-    # 500 points are enough to draw the curve: each is the mean loss of its stretch of steps.
-    stretches = np.array_split(np.arange(len(losses)), min(500, len(losses)))
+    # At most 500 points: each is the mean loss of consecutive steps.
+    groups = np.array_split(np.arange(len(losses)), min(500, len(losses)))
     return {
         "optimizer": "Adam, betas 0.9 and 0.999, no weight decay",
         "curve": {
-            "train": [[int(s[-1]) + 1, float(np.mean([losses[i] for i in s]))] for s in stretches],
+            "train": [[int(group[-1]) + 1, float(np.mean([losses[i] for i in group]))] for group in groups],
             "heldout": [list(point) for point in heldout],
         },
         "seconds": round(seconds, 1),
-        "device": _device_name(device),
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
         "versions": {"hw3utils": hw3utils.__version__, "torch": torch.__version__, "python": platform.python_version()},
         "commit": _commit(),
         "command": " ".join(["hw3", *sys.argv[1:]]),
     }
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{device.type}: {names[0] if names else platform.processor() or platform.machine()}"
 
 
 def _commit() -> str:

@@ -1,12 +1,13 @@
-"""The training loop of every network here; resumed from a checkpoint, it ends with the same bits.
+"""The training loop of every network here; a run resumed from a checkpoint ends with the same bits.
 
-A loss enters as an `Objective`: what it draws at random, and what it computes from that. The loop owns the order of the
-data, the random state, the optimizer and the average.
+The loss is an `Objective`: its random draws, and the loss computed from them. The loop owns the order of the data, the
+random state, the optimizer and the EMA.
 """
 
+import atexit
+import contextlib
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hw3utils.arguments import check_count, check_number, shown
+from hw3utils.devices import device_of, process_count, process_rank
 from hw3utils.files import check_writable
 from hw3utils.learning.ema import EMA
 from hw3utils.learning.objectives import Batch, Objective
-from hw3utils.learning.run_files import POINTER, History, load_checkpoint, save_checkpoint
+from hw3utils.learning.run_files import POINTER, History, check_new_run, load_checkpoint, lock_run, save_checkpoint
+from hw3utils.noise import evaluating
 from hw3utils.progress import progress
 
 PRECISIONS = ("fp32", "bf16")
@@ -29,7 +32,7 @@ PRECISIONS = ("fp32", "bf16")
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides a run but the network, the data and the objective.
+    """Configuration of a run: everything that decides it but the network, the data and the objective.
 
     Args:
         steps: optimizer steps in all.
@@ -61,14 +64,10 @@ class TrainConfig:
         plain: dict[str, Any] = {"seed": check_count(self.seed, "seed", low=0, high=2**32 - 1)}
         for name in ("steps", "batch_size", "checkpoint_every", "heldout_every"):
             plain[name] = check_count(getattr(self, name), name)
-        for name, expected in (("lr", "a positive number"), ("ema_decay", "a number in [0, 1)")):
-            plain[name] = check_number(getattr(self, name), name, expected=expected)
+        plain["lr"] = check_number(self.lr, "lr", above=0)
+        plain["ema_decay"] = check_number(self.ema_decay, "ema_decay", at_least=0, below=1)
         for name, value in plain.items():
             object.__setattr__(self, name, value)
-        if self.lr <= 0:
-            raise ValueError(f"lr is {self.lr}, expected a positive number.")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay is {self.ema_decay}, expected a number in [0, 1).")
         if not isinstance(self.lr_decay, bool):
             raise ValueError(f"lr_decay is {shown(self.lr_decay)}, expected True or False.")
         if not isinstance(self.precision, str) or self.precision not in PRECISIONS:
@@ -76,7 +75,7 @@ class TrainConfig:
 
 
 class Step(NamedTuple):
-    """What the loop yields: steps done, this step's mean loss, the held-out loss where it was measured, the average."""
+    """A step of `train`: its number (from 1), its mean loss, the held-out loss where it was measured, the EMA."""
 
     step: int
     loss: float
@@ -91,7 +90,7 @@ def heldout_loss(
     """Mean loss over data with draws that depend on the seed only, in evaluation mode.
 
     Args:
-        network: left in the mode it came in.
+        network: its training or evaluation mode is restored at the end.
         objective: the loss.
         data: tensors of equal length, on any device.
         seed: decides every draw (made on the CPU, so that devices agree).
@@ -102,19 +101,14 @@ def heldout_loss(
     """
     data = _as_batch(data)
     check_count(batch_size, "batch_size")
-    device = _device_of(network)
+    device = device_of(network)
     generator = torch.Generator().manual_seed(check_count(seed, "seed", low=0, high=2**32 - 1))
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
     total = 0.0
-    try:
+    with evaluating(network):
         for start in range(0, len(data[0]), batch_size):
             batch = tuple(tensor[start : start + batch_size].cpu() for tensor in data)
             drawn = [tensor.to(device) for tensor in objective.draw(batch, generator)]
             total += objective(network, *drawn).double().sum().item()
-    finally:
-        for module, mode in modes:
-            module.training = mode
     return total / len(data[0])
 
 
@@ -133,13 +127,6 @@ def _as_batch(data: Tensor | Sequence[Tensor]) -> Batch:
     return data
 
 
-def _device_of(network: nn.Module) -> torch.device:
-    """The device of a network's parameters."""
-    for parameter in network.parameters():
-        return parameter.device
-    raise ValueError(f"the network is a {type(network).__name__} without parameters, there is nothing to train.")
-
-
 def train(
     network: nn.Module,
     data: Tensor | Sequence[Tensor],
@@ -149,14 +136,16 @@ def train(
     heldout: Tensor | Sequence[Tensor] | None = None,
     out: str | Path | None = None,
     resume: bool = False,
-    capture: bool = False,
+    compile: bool = False,
+    at_end: Callable[[], object] | None = None,
 ) -> Iterator[Step]:
     """Train a network in place and yield after every step.
 
     The network stays on its device; the data are copied there once. With `out`, a checkpoint is written every
-    `checkpoint_every` steps, at the end, and when the caller stops listening (break, or closing the generator).
-    Under torch.distributed each process takes its share of the global batch; process 0 writes the files, and each one
-    reads them to resume.
+    `checkpoint_every` steps, at the end, and whenever the run ends before: the caller stops iterating (break, or
+    closing the generator), an error ends a step or the caller, or the program exits. While it runs it holds a lock on
+    the folder. Under torch.distributed each process takes its slice of the global batch; process 0 writes the files,
+    and each one reads them to resume.
 
     Args:
         network: any module that the objective can call.
@@ -166,15 +155,16 @@ def train(
         heldout: data on which the averaged network is measured every `heldout_every` steps.
         out: folder for checkpoints.
         resume: go on from the checkpoint in `out`, if there is one.
-        capture: replay the whole step as one CUDA graph (CUDA only); the steps then arrive in bursts, network, average
-            and checkpoint being those of a burst's last step.
+        compile: hand the network to `torch.compile` (CUDA graphs on CUDA). The first step takes longer, and losses and
+            weights differ by rounding from those of the network itself.
+        at_end: called once after the last step and its checkpoint, while the folder is still locked.
 
     Returns:
         An iterator over `Step`.
 
     Raises:
-        ValueError: when the batch is larger than the data, the checkpoint belongs to other settings or is damaged, or
-            `out` holds a checkpoint and resume is off.
+        ValueError: when the batch is larger than the data, the checkpoint belongs to other settings or is damaged,
+            `out` holds a checkpoint and resume is off, or another training runs in `out`.
         FloatingPointError: when a loss is not finite, or the weights are not when a checkpoint is due; the last
             checkpoint stays as it was.
         OSError: when a checkpoint cannot be written; the last one stays as it was.
@@ -184,82 +174,106 @@ def train(
         raise ValueError(
             f"batch_size is {config.batch_size} but there are {len(data[0])} samples; take a smaller batch."
         )
-    device = _device_of(network)
-    if capture and device.type != "cuda":
-        raise ValueError(f"capture needs a network on a CUDA device, this one is on {device}; leave capture off.")
+    device_of(network)
     if resume and out is None:
         raise ValueError("resume needs the folder of the checkpoint; give out as well.")
-    if out is not None and not resume and (Path(out) / POINTER).exists():
-        raise ValueError(f"{out} already holds a checkpoint; resume it or choose another folder.")
     if out is not None:
+        check_new_run(out, resume)
         check_writable(out)
     heldout = None if heldout is None else _as_batch(heldout)
-    return _loop(lambda: _Run(network, data, objective, config, capture), heldout, out, resume)
+    return _loop(lambda: _Run(network, data, objective, config, compile), heldout, out, resume, at_end)
 
 
-class _Keeper:
-    """What a run leaves behind: its history, and the checkpoint in its folder where it has one."""
+class CheckpointManager:
+    """The history of a run, and the checkpoint in its folder where it has one.
+
+    Args:
+        run: the run; set to the state of its checkpoint when it is resumed.
+        out: folder of the checkpoint, None for a run that keeps none.
+        resume: go on from the checkpoint in `out`, if there is one.
+    """
 
     def __init__(self, run: "_Run", out: str | Path | None, resume: bool) -> None:
         self.run, self.out = run, None if out is None else Path(out)
         self.history = History()
-        if resume and (self.out / POINTER).exists():
+        if self.out is not None and resume and (self.out / POINTER).exists():
             self.history = load_checkpoint(self.out, run)
-        run.check_together()
-        self.saved = run.step
-        self.started = time.monotonic() - self.history.seconds
+        run.check_same_step()
+        self.saved_step, self.failed = run.step, False
+        self.start_time = time.monotonic() - self.history.seconds
 
-    def add(self, losses: list[float]) -> None:
-        """Take the losses of the next steps into the history; raise on the first that is not finite."""
-        for loss in losses:
-            if not math.isfinite(loss):
-                step = len(self.history.losses) + 1
-                raise FloatingPointError(f"the loss is {loss} at step {step}: {self._diverged()}")
-            self.history.losses.append(loss)
+    def add(self, loss: float) -> None:
+        """Add the loss of the step just done to the history; raise when it is not finite."""
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss} at step {self.run.step}: {self._advice()}")
+        self.history.losses.append(loss)
 
     def save(self) -> None:
-        """Write the checkpoint, where there is a folder and it is not there yet; raise when weights are not finite."""
-        if self.out is None or self.saved == self.run.step:
+        """Write the checkpoint of the present step; raise when weights are not finite.
+
+        Nothing is written without a folder, for a step that is saved already, in the middle of a step, and after a
+        write that failed.
+        """
+        between_steps = self.run.step == len(self.history.losses)
+        if self.out is None or self.saved_step == self.run.step or not between_steps or self.failed:
             return
-        self.history.seconds = time.monotonic() - self.started
-        # The loss of a step says nothing of the weights that the step has made.
+        self.failed = True
+        self.history.seconds = time.monotonic() - self.start_time
+        # A finite loss does not mean that the update it led to is finite.
         if not all(bool(tensor.isfinite().all()) for tensor in (*self.run.ema.live, *self.run.ema.average)):
-            raise FloatingPointError(f"the weights are not finite after step {self.run.step}: {self._diverged()}")
+            raise FloatingPointError(f"the weights are not finite after step {self.run.step}: {self._advice()}")
         if self.run.rank == 0:
             save_checkpoint(self.out, self.run, self.history)
-        self.saved = self.run.step
+        self.saved_step, self.failed = self.run.step, False
 
-    def _diverged(self) -> str:
-        """The rest of the sentence on a run that has gone wrong."""
-        untouched = self.out is not None and self.saved
-        kept = f" The checkpoint of step {self.saved} in {self.out} is untouched." if untouched else ""
+    def _advice(self) -> str:
+        """What to do about a run that has diverged, and which checkpoint is left."""
+        kept = ""
+        if self.out is not None and self.saved_step:
+            kept = f" The checkpoint of step {self.saved_step} in {self.out} is untouched."
         lr = self.run.config.lr
         return f"training has diverged; lower the learning rate ({lr}) or look for bad values in the data.{kept}"
 
 
 def _loop(
-    make_run: Callable[[], "_Run"], heldout: Batch | None, out: str | Path | None, resume: bool
+    make_run: Callable[[], "_Run"],
+    heldout: Batch | None,
+    out: str | Path | None,
+    resume: bool,
+    at_end: Callable[[], object] | None,
 ) -> Iterator[Step]:
-    run = make_run()
-    config, keeper = run.config, _Keeper(run, out, resume)
-    run.network.train()
-    while run.step < config.steps:
-        first = run.step
-        keeper.add(run.advance(_burst(run, config)))
-        measured = None
-        if heldout is not None and run.step % config.heldout_every == 0:
-            with run.ema.applied():
-                measured = heldout_loss(run.network, run.objective, heldout)
-            keeper.history.heldout.append((run.step, measured))
-        if run.step % config.checkpoint_every == 0 or run.step == config.steps:
-            keeper.save()
-        for done in range(first + 1, run.step + 1):
-            loss = keeper.history.losses[done - 1]
-            try:
-                yield Step(done, loss, measured if done == run.step else None, run.ema)
-            except GeneratorExit:
-                keeper.save()
-                raise
+    """The iterator of `train`: nothing is read, locked or computed before its first step is asked for."""
+    locked = contextlib.nullcontext() if out is None or process_rank() else lock_run(out, resume)
+    with locked, _saved_at_exit(lambda: CheckpointManager(make_run(), out, resume)) as manager:
+        run, config, history = manager.run, manager.run.config, manager.history
+        run.network.train()
+        while run.step < config.steps:
+            manager.add(run.advance())
+            measured = None
+            if heldout is not None and run.step % config.heldout_every == 0:
+                with run.ema.applied():
+                    measured = heldout_loss(run.network, run.objective, heldout)
+                history.heldout.append((run.step, measured))
+            if run.step % config.checkpoint_every == 0 or run.step == config.steps:
+                manager.save()
+            yield Step(run.step, history.losses[-1], measured, run.ema)
+        if at_end is not None:
+            at_end()
+
+
+@contextlib.contextmanager
+def _saved_at_exit(make: Callable[[], CheckpointManager]) -> Iterator[CheckpointManager]:
+    """Save the run when the `with` is left by an error or by closing, and when the program exits inside it."""
+    manager = make()
+    # At exit a generator is closed only when torch is half gone: saving there aborts the process.
+    atexit.register(manager.save)
+    try:
+        yield manager
+    except BaseException:
+        manager.save()
+        raise
+    finally:
+        atexit.unregister(manager.save)
 
 
 def fit(
@@ -285,54 +299,38 @@ def fit(
     return losses
 
 
-def _burst(run: "_Run", config: TrainConfig) -> int:
-    """Steps until something must be looked at: 1 in plain mode, up to 50 where each look would stall the device."""
-    if not run.capture:
-        return 1
-    events = [config.steps, *(run.step - run.step % n + n for n in (config.heldout_every, config.checkpoint_every, 50))]
-    return min(events) - run.step
-
-
 class _Run:
     """State of a run and the step that changes it; everything the step touches lives on the device."""
 
     def __init__(
-        self, network: nn.Module, data: Batch, objective: Objective, config: TrainConfig, capture: bool
+        self, network: nn.Module, data: Batch, objective: Objective, config: TrainConfig, compile: bool = False
     ) -> None:
-        self.network, self.objective, self.config, self.capture = network, objective, config, capture
-        self.device = next(network.parameters()).device
+        self.network, self.objective, self.config = network, objective, config
+        self.device = device_of(network)
         self.data = tuple(tensor.to(self.device) for tensor in data)
         fused = self.device.type in ("cpu", "cuda")
-        # A learning rate that is a tensor can change under a captured graph.
-        lr = torch.tensor(config.lr, device=self.device) if capture else config.lr
-        self.optimizer = torch.optim.Adam(network.parameters(), lr=lr, fused=fused, capturable=capture)
+        self.optimizer = torch.optim.Adam(network.parameters(), lr=config.lr, fused=fused)
         self.ema = EMA(network, config.ema_decay)
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
-        self.step = self.began = 0
-        self.epoch: int | None = None
+        self.step = 0
         self.batches = len(data[0]) // config.batch_size
-        self.offsets = torch.arange(config.batch_size, device=self.device)
-        self.position = torch.zeros((), dtype=torch.int64, device=self.device)
-        self.order = torch.zeros(len(data[0]), dtype=torch.int64, device=self.device)
-        self.graph: torch.cuda.CUDAGraph | None = None
-        self.stream: torch.cuda.Stream | None = None
-        self.loss = torch.zeros((), device=self.device)
-        self.rank, self.share, self.forward = 0, slice(None), network
-        self.world = 1
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            self.rank, self.world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        self.epoch: int | None = None
+        self.order = torch.empty(0)
+        self.rank, self.world, self.rank_slice, self.forward = process_rank(), process_count(), slice(None), network
+        if self.world > 1:
             if config.batch_size % self.world:
                 raise ValueError(
                     f"batch_size is {config.batch_size}, expected a multiple of the {self.world} processes."
                 )
-            if capture:
-                raise ValueError("capture works in one process only; leave it off under torch.distributed.")
             size = config.batch_size // self.world
-            self.share = slice(self.rank * size, (self.rank + 1) * size)
+            self.rank_slice = slice(self.rank * size, (self.rank + 1) * size)
             self.forward = DistributedDataParallel(network)
+        if compile:
+            mode = "reduce-overhead" if self.device.type == "cuda" else None
+            self.forward = torch.compile(self.forward, mode=mode)
 
-    def check_together(self) -> None:
-        """Raise unless all processes stand at the same step: one without the checkpoint would wait for ever."""
+    def check_same_step(self) -> None:
+        """Raise unless all processes are at the same step: one without the checkpoint would never end."""
         if self.world > 1:
             ends = torch.tensor([self.step, -self.step], device=self.device)
             torch.distributed.all_reduce(ends, torch.distributed.ReduceOp.MIN)
@@ -342,93 +340,45 @@ class _Run:
                     "expected the same; give all of them the same folder."
                 )
 
-    def begin_epoch(self, epoch: int) -> None:
-        """Set the order of the data: a function of seed and epoch alone, so a resume finds it again."""
-        shuffle = torch.Generator().manual_seed((self.config.seed + 1) * 1_000_003 + epoch)
-        self.order.copy_(torch.randperm(len(self.order), generator=shuffle))
-        self.epoch = epoch
-
-    def advance(self, burst: int) -> list[float]:
-        """Do some steps; their losses."""
-        losses = []
-        for _ in range(burst):
-            epoch, batch = divmod(self.step, self.batches)
-            if epoch != self.epoch:
-                self.begin_epoch(epoch)
-                self.position.fill_(batch * self.config.batch_size)
-            if self.config.lr_decay:
-                self._set_lr(self.config.lr * 0.5 * (1 + math.cos(math.pi * self.step / self.config.steps)))
-            losses.append(self._captured_step() if self.capture else self._one_step())
-            self.step += 1
-        return torch.stack(losses).tolist()
-
-    def _set_lr(self, lr: float) -> None:
-        for group in self.optimizer.param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(lr)
-            else:
-                group["lr"] = lr
-
-    def _one_step(self) -> Tensor:
-        index = self.order.index_select(0, self.position + self.offsets)
-        drawn = self.objective.draw(tuple(tensor.index_select(0, index) for tensor in self.data), self.generator)
-        bf16 = self.config.precision == "bf16"
-        # The cache of cast weights must not outlive a captured graph's memory.
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16, cache_enabled=not self.capture):
-            loss = self.objective(self.forward, *(tensor[self.share] for tensor in drawn)).float().mean()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+    def advance(self) -> float:
+        """Do one step and return its loss. An error before the update leaves the state that the step began with."""
+        random_state = self.generator.get_state()
+        try:
+            loss = self._backward()
+        except BaseException:
+            self.generator.set_state(random_state)
+            raise
+        # Counted before the update: until its loss is in the history too, the state is known to be between two steps.
+        self.step += 1
         self.optimizer.step()
         self.ema.update()
-        self.position += self.config.batch_size
+        return loss.item()
+
+    def _backward(self) -> Tensor:
+        """The mean loss of the next batch, over all processes, with the gradients in place."""
+        epoch, batch = divmod(self.step, self.batches)
+        if epoch != self.epoch:
+            self._begin_epoch(epoch)
+        if self.config.lr_decay:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.config.lr * 0.5 * (1 + math.cos(math.pi * self.step / self.config.steps))
+        index = self.order[batch * self.config.batch_size : (batch + 1) * self.config.batch_size]
+        drawn = self.objective.draw(tuple(tensor.index_select(0, index) for tensor in self.data), self.generator)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            loss = self.objective(self.forward, *(tensor[self.rank_slice] for tensor in drawn)).float().mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
         loss = loss.detach()
         if self.world > 1:
             torch.distributed.all_reduce(loss)
             loss /= self.world
         return loss
 
-    def _captured_step(self) -> Tensor:
-        """Three of the run's own steps in plain mode to warm up, then the same step replayed from its graph.
-
-        All that the step reads or writes has its place for good: data, order, position, learning rate, weights, Adam's
-        state, average and generator. So what happens between two replays (a new order, another learning rate, the
-        average swapped in for a held-out loss and out again) is seen by the next one.
-
-        Source: PyTorch's notes on CUDA semantics, "Whole-network capture".
-        """
-        if self.graph is None:
-            if self.stream is None:
-                self.stream = torch.cuda.Stream(self.device)
-            with warnings.catch_warnings():
-                # Adam warns of steps outside of a graph, and newer releases that generators register themselves.
-                warnings.simplefilter("ignore")
-                if self.step < self.began + 3:
-                    return self._warm_up_step()
-                self._capture()
-        self.graph.replay()
-        return self.loss.clone()
-
-    def _warm_up_step(self) -> Tensor:
-        """A plain step, but on the stream on which the graph will be captured."""
-        current = torch.cuda.current_stream(self.device)
-        self.stream.wait_stream(current)
-        with torch.cuda.stream(self.stream):
-            self.loss.copy_(self._one_step())
-        current.wait_stream(self.stream)
-        return self.loss.clone()
-
-    def _capture(self) -> None:
-        """Record one step; nothing is computed, and the generator does not move."""
-        graph = torch.cuda.CUDAGraph()
-        graph.register_generator_state(self.generator)
-        # The gradients must come from the graph's own memory: backward then writes them there in each replay.
-        self.optimizer.zero_grad(set_to_none=True)
-        with torch.cuda.graph(graph, stream=self.stream):
-            self.loss.copy_(self._one_step())
-        self.graph = graph
-
-
-# ------------------------------------------------------------------------------------------------------- checkpoints
+    def _begin_epoch(self, epoch: int) -> None:
+        """Set the order of the data: a function of seed and epoch alone, so that a resumed run has the same."""
+        shuffle = torch.Generator().manual_seed((self.config.seed + 1) * 1_000_003 + epoch)
+        self.order = torch.randperm(len(self.data[0]), generator=shuffle).to(self.device)
+        self.epoch = epoch
 
 
 def seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Weights and their cards: written as a pair, read as a network with its schedule, and those that are shipped."""
+"""Weights and their cards (JSON): saving, loading as a network with its schedule, and the shipped weights."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -7,17 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hw3utils.arguments import shown
+from hw3utils.arguments import check_count, shown
 from hw3utils.devices import resolve_device
 from hw3utils.files import file_sha256, read_json, read_tensors, write_json, write_tensors
 from hw3utils.learning.networks import SpriteClassifier, UNet
 from hw3utils.schedules import NoiseSchedule, schedule_from_card
 
+MAX_T = 1_000_000
 NETWORKS: dict[str, Callable[..., nn.Module]] = {"UNet": UNet, "SpriteClassifier": SpriteClassifier}
 
 
 def check_state(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: str) -> None:
-    """Compare tensors with those that they are to replace: the same names and shapes, and finite numbers.
+    """Check that tensors can replace others: the same names and shapes, and finite numbers.
 
     Raises:
         ValueError: naming the first tensor that is missing, unexpected, of another shape, or not finite.
@@ -58,11 +59,11 @@ def save_weights(
 
     Args:
         path: the safetensors file; its card has the same name and the suffix .json.
-        tensors: the state to keep (for example the EMA's).
-        network: gives the architecture's name and, from its attribute `config`, the arguments.
+        tensors: the state to store (for example the EMA's).
+        network: its class and its attribute `config` describe the architecture.
         schedule: the schedule it was trained for, None for a network that predicts no noise.
-        card: everything else that is known of the run.
-        dtype: store floating tensors in this type (None: as they are).
+        card: further entries of the card.
+        dtype: store floating-point tensors in this dtype (None: as they are).
 
     Raises:
         OSError: when a file cannot be written.
@@ -78,7 +79,7 @@ def save_weights(
         "schedule": None if schedule is None else schedule.card(),
         "sha256": file_sha256(path),
     }
-    # What describes this file comes from this file, also when the card is that of another one.
+    # These entries describe this file, also when `card` was read from another one.
     write_json(path.with_suffix(".json"), own | {key: value for key, value in card.items() if key not in own})
     return path
 
@@ -93,7 +94,7 @@ def load_weights(
         device: where the network goes.
 
     Returns:
-        The network in fp32 and evaluation mode, its schedule (None for a classifier), and the whole card.
+        The network in fp32 and evaluation mode, its schedule (None for a classifier), and the card.
 
     Raises:
         ValueError: when the device is not here, a file is damaged, or the card does not belong to the weights or names
@@ -117,27 +118,36 @@ def load_weights(
     if not isinstance(name, str) or name not in NETWORKS:
         raise ValueError(f"{card_path} names the network {shown(name)}, expected one of {', '.join(NETWORKS)}.")
     try:
-        # First weights are drawn and then replaced: let them not move the global random state.
+        # The initial weights are drawn and then replaced, without changing the global random state.
         with torch.random.fork_rng(devices=[]):
-            network = NETWORKS[name](**{key: value for key, value in described.items() if key != "name"})
+            if described.get("schedule") is not None:
+                _schedule(described["schedule"])
+            network = NETWORKS[name](**{key: value for key, value in described.items() if key != "name"}).float()
         predicts_noise = name == "UNet" or card["schedule"] is not None
-        schedule = schedule_from_card(card["schedule"]) if predicts_noise else None
+        schedule = _schedule(card["schedule"]) if predicts_noise else None
     except (TypeError, ValueError) as error:
         raise ValueError(f"{card_path} describes a network or schedule that cannot be made: {error}") from None
     load_state(network, tensors, str(path))
     return network.to(device).eval(), schedule, card
 
 
+def _schedule(card: Any) -> NoiseSchedule:
+    """The schedule of a card, whose T is limited: a damaged card must not fill the memory."""
+    if isinstance(card, Mapping) and "T" in card:
+        check_count(card["T"], "T of the schedule", high=MAX_T)
+    return schedule_from_card(card)
+
+
 PRETRAINED_FOLDER = Path(__file__).parent.parent / "pretrained"
 
 
 def pretrained_names() -> list[str]:
-    """Names that `load_pretrained` knows."""
+    """Names of the shipped weights."""
     return sorted(path.stem for path in PRETRAINED_FOLDER.glob("*.safetensors"))
 
 
 def pretrained_path(name: str) -> Path:
-    """The safetensors file of shipped weights; their card lies beside it.
+    """The safetensors file of shipped weights, beside their card.
 
     Raises:
         ValueError: on an unknown name.
@@ -152,7 +162,7 @@ def pretrained_path(name: str) -> Path:
 def load_pretrained(
     name: str = "sprites", *, device: str | torch.device = "cpu"
 ) -> tuple[nn.Module, NoiseSchedule | None]:
-    """Load weights that are shipped with the package, their hash checked.
+    """Load weights that are shipped with the package; their hash is verified.
 
     Args:
         name: one of `pretrained_names()`.
@@ -169,10 +179,10 @@ def load_pretrained(
 
 
 def pretrained_card(name: str = "sprites") -> dict[str, Any]:
-    """The card of a stored run: every parameter, and its loss curve.
+    """The card of a stored run: its configuration and its loss curve.
 
     Args:
-        name: "sprites" (the shipped weights), or a run that only its card was kept of ("faster").
+        name: "sprites" or "classifier" (shipped weights), or "faster", a run of which only the card is shipped.
 
     Raises:
         ValueError: on an unknown name.

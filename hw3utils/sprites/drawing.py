@@ -1,4 +1,4 @@
-"""The embedded sprite generator: pictures and sets drawn from the grammar, its exact size, its rules as a test."""
+"""The embedded sprite generator: draws pictures and data sets from the grammar, counts it, and tests its rules."""
 
 from functools import cache, lru_cache
 
@@ -24,7 +24,7 @@ from hw3utils.sprites.grammar import (
 
 KINDS: tuple[Kind, ...] = read_kinds()
 
-# Materials with a choice of colours; what has only one colour is no attribute.
+# Materials with a choice of colours: only these have a colour attribute.
 _COLOURED = tuple(material for material, palette in PALETTES.items() if len(palette) > 1)
 
 
@@ -48,7 +48,7 @@ ATTRIBUTE_VALUES: dict[str, tuple[str, ...]] = _attribute_values(KINDS)
 
 
 def as_rows(arrays):
-    """Return each array of a batch as one opaque item, to compare whole arrays: (N, ...) uint8 -> (N,) void."""
+    """View each array of a batch as one opaque item, for `np.unique`: (N, ...) uint8 -> (N,) void."""
     flat = np.ascontiguousarray(arrays).reshape(len(arrays), -1)
     return flat.view(f"V{flat.shape[1]}")[:, 0]
 
@@ -57,7 +57,7 @@ def as_rows(arrays):
 def _drawings(kind_index):
     """Return the structures of a kind: codes (S, 16, 16) uint8, choices (S, ...) and visible materials (S, M) bool."""
     codes, choices = structures(KINDS[kind_index])
-    # Where parts hide one another, choices that draw the same take the name of the first: a picture has one name.
+    # Where parts hide one another, choices with the same drawing take the name of the first: one name a picture.
     _, first, same = np.unique(as_rows(codes), return_index=True, return_inverse=True)
     choices = choices[first[same]]
     visible = np.zeros((len(codes), N_CODES), bool)
@@ -197,11 +197,11 @@ _OUTLINE_LEVEL = max(max(colour) for colour in OUTLINES.values())
 
 
 def grammar_accepts(images: np.ndarray, *, tolerance: int = 12) -> np.ndarray:
-    """Tell which pictures keep the rules of the grammar; every drawn sprite does.
+    """Test which pictures follow the rules of the grammar; every drawn sprite does.
 
     The rules: every pixel is within `tolerance` of a palette colour in each channel; the four corners are white and
-    the share of white is within `BACKGROUND_SHARE`; the outline is closed (what touches a white pixel or the
-    picture's edge is white or as dark as an outline); and at most `MOST_COLOURS` colours, a few more with a tolerance.
+    the share of white is within `BACKGROUND_SHARE`; the outline is closed (pixels that touch a white one or the
+    picture's edge are white or as dark as an outline); and at most `MOST_COLOURS` colours, a few more with a tolerance.
 
     Args:
         images: uint8 (N, 16, 16, 3).
@@ -215,7 +215,7 @@ def grammar_accepts(images: np.ndarray, *, tolerance: int = 12) -> np.ndarray:
     """
     _check_pictures(images)
     if not 0 <= tolerance <= 24:
-        raise ValueError(f"Got tolerance = {tolerance}, expected 0 to 24 levels: wider takes ivory for white.")
+        raise ValueError(f"Got tolerance = {tolerance}, expected 0 to 24 levels: beyond that ivory counts as white.")
     red, green, blue = np.moveaxis(images, -1, 0)
     colour = _nearest(int(tolerance))[red, green, blue]
     white = (images >= 255 - tolerance).all(axis=-1)
@@ -226,7 +226,7 @@ def grammar_accepts(images: np.ndarray, *, tolerance: int = 12) -> np.ndarray:
     fits = (share >= BACKGROUND_SHARE[0]) & (share <= BACKGROUND_SHARE[1])
 
     closed = ~(_rim_of(white) & ~dark).any(axis=(1, 2))
-    # A slightly wrong pixel may pass for a neighbour of its colour, hence room for some more colours.
+    # A slightly wrong pixel may be nearest to another colour of the palette, hence a few more colours.
     most = MOST_COLOURS + 2 * int(tolerance)
     number = 1 + (np.diff(np.sort(colour.reshape(len(colour), -1), axis=1), axis=1) != 0).sum(axis=1)
     return known & corners & fits & closed & (number <= most)
@@ -235,8 +235,8 @@ def grammar_accepts(images: np.ndarray, *, tolerance: int = 12) -> np.ndarray:
 def outline_share(images: np.ndarray, *, white: int = 215, dark: int = 95) -> np.ndarray:
     """Measure how closed the outline of each picture is: the share of dark pixels among those that touch the white.
 
-    A number where `grammar_accepts` is a verdict; it asks for no exact colour, so it also tells good samples of a
-    network from bad ones. Drawn sprites are at 0.99 on average, uniform noise at 0.2.
+    Unlike `grammar_accepts` it needs no exact colours and is continuous, so it also ranks samples of a network. Drawn
+    sprites have 0.99 on average, uniform noise 0.2.
 
     Args:
         images: uint8 (N, 16, 16, 3).
@@ -258,11 +258,11 @@ def _check_pictures(images):
     """Raise ValueError unless the images are uint8 (N, 16, 16, 3)."""
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape[1:] != (SIDE, SIDE, 3):
         got = f"{getattr(images, 'dtype', type(images).__name__)} {getattr(images, 'shape', '')}"
-        raise ValueError(f"Got images of {got}, expected uint8 (N, 16, 16, 3): pass whole pictures, channels last.")
+        raise ValueError(f"Got images of {got}, expected uint8 (N, 16, 16, 3): a batch of pictures, channels last.")
 
 
 def _rim_of(background):
-    """The pixels that are no background but touch it, or the picture's edge, on one of four sides."""
+    """The pixels that are not background and touch it, or the picture's edge, on one of four sides."""
     outside = np.pad(background, ((0, 0), (1, 1), (1, 1)), constant_values=True)
     beside = outside[:, :-2, 1:-1] | outside[:, 2:, 1:-1] | outside[:, 1:-1, :-2] | outside[:, 1:-1, 2:]
     return beside & ~background
@@ -288,7 +288,7 @@ def sprite_set(
         Two triples (images, labels, attributes) as `draw_sprites` returns them.
 
     Raises:
-        ValueError: if a size is not possible.
+        ValueError: if a size is out of range.
     """
     wanted = n_train + n_test
     if n_train < 1 or n_test < 1 or wanted > MOST_EMBEDDED:
@@ -300,7 +300,7 @@ def sprite_set(
     attempt = 0
     while images is None or len(images) < wanted:
         missing = wanted - (0 if images is None else len(images))
-        # About one sprite in forty repeats an earlier one; the loop makes good whatever is still missing.
+        # About one sprite in forty repeats an earlier one; the loop draws what is still missing.
         drawn = draw_sprites(missing + missing // 20 + 16, seed=[seed, attempt])
         if images is None:
             images, labels, attributes = drawn

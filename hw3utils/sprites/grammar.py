@@ -1,8 +1,8 @@
-"""The engine of the sprite grammar: parts of ASCII art, slots, kinds, palettes, and the reader of the art files.
+"""The sprite grammar: palettes, parts of ASCII art, slots and kinds, and the parser of the art files.
 
-A kind (an apple, an adventurer) is a stack of slots; each slot holds alternative parts; one part of each slot, one
-colour for each material, one mirror state and one shift make one picture. The outline is added by rule, so that
-it is closed whatever parts meet. The art itself is data, a text file for each kind: `art/README.md` says the format.
+A kind (an apple, an adventurer) is a stack of slots; each slot has alternative parts; one part of each slot, one
+colour for each material, one mirror state and one shift make one picture. The outline is added by a rule, so that it is
+closed for every combination of parts. The art is data, a text file for each kind: `art/README.md` describes the format.
 """
 
 import re
@@ -56,8 +56,8 @@ def _blend(ramp, towards, share):
     return tuple(tuple(round((1 - share) * c + share * d) for c, d in zip(tone, towards, strict=True)) for tone in ramp)
 
 
-# No colour stands twice in this table: a picture then tells its grammar derivation, and counting derivations with
-# different drawings is counting pictures.
+# No colour is in this table twice: a picture then determines its grammar derivation, and counting derivations with
+# different drawings counts pictures.
 PALETTES = {
     "skin": {
         "pale": ((248, 212, 180), (220, 164, 136), (252, 228, 204)),
@@ -107,7 +107,7 @@ N_CODES = FIRST_COLOUR + 3 * len(MATERIALS)
 
 @dataclass(frozen=True)
 class Part:
-    """One piece of art: `rows` of characters whose top left corner stands at row `top`, column `left`."""
+    """A part: `rows` of characters with the top left corner at row `top`, column `left`."""
 
     name: str
     top: int
@@ -127,7 +127,7 @@ NOTHING = Part("none", 0, 0, ())
 
 @dataclass(frozen=True)
 class Slot:
-    """A place of a kind: one of `parts` is drawn; `outlined` parts bring their own dark rim over what lies below."""
+    """A slot of a kind: one of `parts` is drawn; `outlined` parts have their own dark rim over the slots below."""
 
     name: str
     parts: tuple[Part, ...]
@@ -136,7 +136,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Kind:
-    """One sort of thing: its class, slots from back to front, and the colours that each material may take."""
+    """A kind of sprite: its class, slots from back to front, and the colours that each material may take."""
 
     name: str
     class_name: str
@@ -177,7 +177,7 @@ def structures(kind: Kind) -> tuple[np.ndarray, np.ndarray]:
     all_codes, all_choices = [], []
     for turned, (down, right) in product(turns, kind.shifts):
         seen = canvas[:, :, ::-1] if turned else canvas
-        # The art keeps a free margin wider than the shift, so nothing wraps round (the reader sees to it).
+        # Nothing wraps round: `_check_room` has checked that the margin of the art is wider than the shift.
         seen = np.roll(seen, (down, right), axis=(1, 2))
         all_codes.append(np.where(_rim(seen), np.uint8(OUTLINE_CODE), seen))
         pose = np.broadcast_to(np.array([turned, down, right], np.int16), (len(canvas), 3))
@@ -185,7 +185,9 @@ def structures(kind: Kind) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(all_codes), np.concatenate(all_choices)
 
 
-# The art files: `art/CLASS/NN_name.txt` is a kind, `art/shared/name.txt` holds parts that several kinds use.
+# The art files: `art/CLASS_NN_name.txt` is a kind, `art/shared/name.txt` has parts that several kinds use. They are not
+# TOML: it would replace one function here (the checks stay), lose the line numbers of the messages, and put quotes and
+# brackets around the art.
 SHARED_KEYWORDS = ("note", "part")
 KIND_KEYWORDS = ("note", "weight", "mirrored", "moves", "colours", "slot", "part", "use")
 MOVES = {"stay": (0, 0), "up": (-1, 0), "down": (1, 0), "left": (0, -1), "right": (0, 1)}
@@ -195,7 +197,7 @@ _NAME = "[a-z][a-z0-9 -]*"
 
 @dataclass(frozen=True)
 class _Statement:
-    """A line `keyword rest` of an art file with the rows indented below it; a place is a file and a line number."""
+    """A line `keyword rest` of an art file, the rows indented below it, and its place (file and line number)."""
 
     place: str
     keyword: str
@@ -203,18 +205,18 @@ class _Statement:
     rows: list[tuple[str, str]]
 
 
-def _wrong(place, got, expected):
+def _syntax_error(place, got, expected):
     return ValueError(f"{place}: got {got}, expected {expected}.")
 
 
 def _check_known(place: str, name: str, known: Collection[str], more: str = "") -> None:
     if name not in known:
-        raise _wrong(place, repr(name), f"one of {', '.join(known)}{more}")
+        raise _syntax_error(place, repr(name), f"one of {', '.join(known)}{more}")
 
 
 def _check_new(place: str, name: str, seen: Collection[str]) -> None:
     if name in seen:
-        raise _wrong(place, f"{name!r} a second time", "each name once")
+        raise _syntax_error(place, f"{name!r} a second time", "each name once")
 
 
 def _statements(path: Path, keywords: tuple[str, ...]) -> list[_Statement]:
@@ -223,13 +225,13 @@ def _statements(path: Path, keywords: tuple[str, ...]) -> list[_Statement]:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        raise _wrong(f"{path}, line {line}", "bytes that are not UTF-8", "a text file saved as UTF-8") from None
+        raise _syntax_error(f"{path}, line {line}", "bytes that are not UTF-8", "a text file saved as UTF-8") from None
     statements: list[_Statement] = []
     for number, line in enumerate(text.splitlines(), 1):
         place, words = f"{path}, line {number}", line.strip()
         if words and line[0].isspace():
             if not statements or statements[-1].keyword != "part":
-                raise _wrong(place, "an indented line", "indented rows of art only below a part")
+                raise _syntax_error(place, "an indented line", "indented rows of art only below a part")
             statements[-1].rows.append((place, words))
         elif words:
             keyword, _, rest = words.partition(" ")
@@ -243,24 +245,24 @@ def _part(statement: _Statement) -> Part:
     place, rows = statement.place, tuple(row for _, row in statement.rows)
     if statement.rest == NOTHING.name:
         if rows:
-            raise _wrong(statement.rows[0][0], "a row of art", "no rows below 'part none'")
+            raise _syntax_error(statement.rows[0][0], "a row of art", "no rows below 'part none'")
         return NOTHING
     match = re.fullmatch(rf"({_NAME}) at row (\d+), column (\d+)", statement.rest)
     if not match or match[1] == NOTHING.name:
-        raise _wrong(place, f"'part {statement.rest}'", "'part none' or 'part NAME at row R, column C'")
+        raise _syntax_error(place, f"'part {statement.rest}'", "'part none' or 'part NAME at row R, column C'")
     if not rows:
-        raise _wrong(place, f"the part {match[1]!r} without rows", "its rows of art, indented, below it")
+        raise _syntax_error(place, f"the part {match[1]!r} without rows", "its rows of art, indented, below it")
     for here, row in statement.rows:
         unknown = set(row).difference(_CODES)
         if unknown:
-            raise _wrong(here, f"the character {min(unknown)!r}", f"only {''.join(_CODES)} in a row of art")
+            raise _syntax_error(here, f"the character {min(unknown)!r}", f"only {''.join(_CODES)} in a row of art")
         if len(row) != len(rows[0]):
-            raise _wrong(here, f"a row of {len(row)} characters", f"{len(rows[0])} as in the rows above it")
+            raise _syntax_error(here, f"a row of {len(row)} characters", f"{len(rows[0])} as in the rows above it")
     top, left = int(match[2]), int(match[3])
     bottom, right = top + len(rows) - 1, left + len(rows[0]) - 1
     if max(bottom, right) >= SIDE:
         got = f"a part that reaches row {bottom}, column {right}"
-        raise _wrong(place, got, f"rows and columns 0 to {SIDE - 1}")
+        raise _syntax_error(place, got, f"rows and columns 0 to {SIDE - 1}")
     return Part(match[1], top, left, rows)
 
 
@@ -269,7 +271,7 @@ def _used(statement: _Statement, shared: dict[str, tuple[Part, ...]]) -> tuple[P
     place = statement.place
     match = re.fullmatch(r"(\w+)(?: with (\S) for (\S))?", statement.rest)
     if not match:
-        raise _wrong(place, f"'use {statement.rest}'", "'use FILE' or 'use FILE with A for B'")
+        raise _syntax_error(place, f"'use {statement.rest}'", "'use FILE' or 'use FILE with A for B'")
     name, new, old = match.groups()
     _check_known(place, name, shared)
     parts = shared[name]
@@ -277,7 +279,7 @@ def _used(statement: _Statement, shared: dict[str, tuple[Part, ...]]) -> tuple[P
         return parts
     _check_known(place, new, _CODES)
     if not any(old in row for part in parts for row in part.rows):
-        raise _wrong(place, f"{old!r} to be replaced", f"a character that stands in the parts of {name}")
+        raise _syntax_error(place, f"{old!r} to be replaced", f"a character that stands in the parts of {name}")
     return tuple(replace(part, rows=tuple(row.replace(old, new) for row in part.rows)) for part in parts)
 
 
@@ -291,7 +293,7 @@ def _listed(place: str, text: str, known: Collection[str]) -> tuple[str, ...]:
 
 
 def _settings(statements: list[_Statement]) -> dict[str, Any]:
-    """Return what a kind says above its first slot, as arguments of `Kind`."""
+    """Return the settings above the first slot of a kind, as arguments of `Kind`."""
     found: dict[str, Any] = {}
     colours: dict[str, tuple[str, ...]] = {}
     for statement in statements:
@@ -299,7 +301,7 @@ def _settings(statements: list[_Statement]) -> dict[str, Any]:
         if keyword == "colours":
             material, colon, names = rest.partition(":")
             if not colon:
-                raise _wrong(place, f"'colours {rest}'", "'colours MATERIAL: NAME, NAME'")
+                raise _syntax_error(place, f"'colours {rest}'", "'colours MATERIAL: NAME, NAME'")
             _check_known(place, material, PALETTES)
             _check_new(place, material, colours)
             colours[material] = _listed(place, names, PALETTES[material])
@@ -307,16 +309,16 @@ def _settings(statements: list[_Statement]) -> dict[str, Any]:
         _check_new(place, keyword, found)
         if keyword == "weight":
             if not re.fullmatch(r"\d+(\.\d+)?", rest) or float(rest) == 0:
-                raise _wrong(place, f"'weight {rest}'", "a number above 0")
+                raise _syntax_error(place, f"'weight {rest}'", "a number above 0")
             found[keyword] = float(rest)
         elif keyword == "mirrored":
             if rest:
-                raise _wrong(place, f"'mirrored {rest}'", "'mirrored' alone")
+                raise _syntax_error(place, f"'mirrored {rest}'", "'mirrored' alone")
             found[keyword] = True
         elif keyword == "moves":
             found[keyword] = tuple(MOVES[move] for move in _listed(place, rest, MOVES))
         else:
-            raise _wrong(place, f"{keyword!r} above the first slot", "a slot for it to stand in")
+            raise _syntax_error(place, f"{keyword!r} above the first slot", "a slot for it to stand in")
     if "moves" in found:
         found["shifts"] = found.pop("moves")
     return {**found, "colours": colours}
@@ -331,40 +333,40 @@ def _check_room(place: str, part: Part, kind: Kind) -> None:
     moved = drawn + np.array(kind.shifts)[:, None]
     if ((moved < 1) | (moved > SIDE - 2)).any():
         got = f"the part {part.name!r} drawn up to an edge of the picture"
-        raise _wrong(place, got, f"only rows and columns 1 to {SIDE - 2} in every move, mirrored too")
+        raise _syntax_error(place, got, f"only rows and columns 1 to {SIDE - 2} in every move, mirrored too")
 
 
 def _slot(statements: list[_Statement], kind: Kind, shared: dict[str, tuple[Part, ...]]) -> Slot:
-    """Return the slot that a line `slot NAME` or `slot NAME outlined` opens and the statements after it fill."""
+    """Return the slot of a statement `slot NAME` or `slot NAME outlined` and the parts after it."""
     place = statements[0].place
     name, _, how = statements[0].rest.partition(" ")
     _check_known(place, name, SLOT_NAMES)
     if how not in ("", "outlined"):
-        raise _wrong(place, repr(how), "'outlined' or nothing after the name of the slot")
+        raise _syntax_error(place, repr(how), "'outlined' or nothing after the name of the slot")
     parts: list[Part] = []
     for statement in statements[1:]:
         if statement.keyword not in ("part", "use"):
-            raise _wrong(statement.place, f"{statement.keyword!r} below a slot", "it above the first slot")
+            raise _syntax_error(statement.place, f"{statement.keyword!r} below a slot", "it above the first slot")
         found = (_part(statement),) if statement.keyword == "part" else _used(statement, shared)
         for part in found:
             _check_new(statement.place, part.name, [other.name for other in parts])
             _check_room(statement.place, part, kind)
             parts.append(part)
     if not parts:
-        raise _wrong(place, f"the slot {name!r} without parts", "at least one part below it")
+        raise _syntax_error(place, f"the slot {name!r} without parts", "at least one part below it")
     return Slot(name, tuple(parts), outlined=how == "outlined")
 
 
 def _kind(path: Path, shared: dict[str, tuple[Part, ...]]) -> Kind:
-    """Return the kind of an art file, whose name says the class and the kind's own name."""
+    """Return the kind of an art file, whose file name has its class and its own name."""
     match = re.fullmatch(rf"({'|'.join(CLASS_NAMES)})_\d\d_([a-z][a-z0-9_-]*)\.txt", path.name)
     if not match:
         expected = f"a class ({', '.join(CLASS_NAMES)}), two digits and a name, as in 'food_04_carrot.txt'"
-        raise _wrong(path.parent, f"a file named {path.name!r}", expected)
+        raise _syntax_error(path.parent, f"a file named {path.name!r}", expected)
     statements = _statements(path, KIND_KEYWORDS)
     starts = [i for i, statement in enumerate(statements) if statement.keyword == "slot"]
     if not starts:
-        raise _wrong(path, "no slot", "at least one line 'slot NAME' with parts below it")
+        raise _syntax_error(path, "no slot", "at least one line 'slot NAME' with parts below it")
     kind = Kind(match[2].replace("_", " "), match[1], (), **_settings(statements[: starts[0]]))
     slots: list[Slot] = []
     for start, end in zip(starts, [*starts[1:], len(statements)], strict=True):
@@ -375,9 +377,9 @@ def _kind(path: Path, shared: dict[str, tuple[Part, ...]]) -> Kind:
 
 
 def _listing(folder: Path) -> list[Path]:
-    """Return what lies in a folder in the order of the names, without hidden files."""
+    """Return the paths in a folder in the order of their names, without hidden files."""
     if not folder.is_dir():
-        raise _wrong(folder, "no such folder", "a folder of art")
+        raise _syntax_error(folder, "no such folder", "a folder of art")
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
@@ -385,20 +387,21 @@ def read_kinds(folder: str | Path = ART) -> tuple[Kind, ...]:
     """Read every kind of a folder of art: class by class, and in each class in the order of the file names.
 
     Args:
-        folder: holds a file `CLASS_NN_name.txt` for each kind, and a folder `shared` with shared parts.
+        folder: has a file `CLASS_NN_name.txt` for each kind, and a folder `shared` with shared parts; by default that
+            of the package.
 
     Returns:
-        the kinds; those of the package itself where no folder is given.
+        The kinds.
 
     Raises:
-        ValueError: if a file breaks the format (the sentence says file, line, what stands there, what is expected),
-            a class has no kind, two kinds have one name, or something lies there that is not art.
+        ValueError: if a file has a syntax error (the message gives file, line, what was found and what was expected), a
+            class has no kind, two kinds have the same name, or another file is there.
     """
     folder = Path(folder)
     shared = {}
     for path in _listing(folder / "shared"):
         if not re.fullmatch(r"\w+\.txt", path.name):
-            raise _wrong(path.parent, f"a file named {path.name!r}", "a name such as 'round_hats.txt'")
+            raise _syntax_error(path.parent, f"a file named {path.name!r}", "a name such as 'round_hats.txt'")
         shared[path.stem] = tuple(_part(statement) for statement in _statements(path, SHARED_KEYWORDS))
     kinds: dict[str, Kind] = {}
     for path in _listing(folder):
@@ -408,5 +411,5 @@ def read_kinds(folder: str | Path = ART) -> tuple[Kind, ...]:
             kinds[kind.name] = kind
     for class_name in CLASS_NAMES:
         if class_name not in {kind.class_name for kind in kinds.values()}:
-            raise _wrong(folder, f"no {class_name}", f"at least one file such as '{class_name}_01_name.txt'")
+            raise _syntax_error(folder, f"no {class_name}", f"at least one file such as '{class_name}_01_name.txt'")
     return tuple(sorted(kinds.values(), key=lambda kind: CLASS_NAMES.index(kind.class_name)))

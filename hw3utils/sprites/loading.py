@@ -1,13 +1,12 @@
-"""Sprites from their three sources, split by distinct picture; as tensors, as text and as a preview."""
+"""Sprites from their three sources, split by distinct picture; conversion to tensors, description and preview."""
 
 import hashlib
 import os
 import tokenize
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -42,6 +41,7 @@ class SpriteData:
         class_names: C names, in the order of the label columns.
         source: a sentence that says where the pictures come from.
         sha256: hash of the training pictures and labels, as hexadecimal.
+        background: grey level, 0 to 255, that stands for transparent pixels of picture files.
     """
 
     train_images: np.ndarray
@@ -51,6 +51,7 @@ class SpriteData:
     class_names: tuple[str, ...]
     source: str
     sha256: str
+    background: int = 255
 
     @property
     def side(self) -> int:
@@ -78,9 +79,9 @@ def load_sprites(
     n_test: int | None = None,
     seed: int = 0,
     download: bool = True,
-    how: Cut | None = None,
+    cut: Cut | None = None,
 ) -> SpriteData:
-    """Load sprites from the source that was asked for, and from no other.
+    """Load sprites from a source.
 
     Args:
         source: "embedded" draws them; "real" reads the two published .npy files; "folder", or the path of a folder
@@ -91,23 +92,23 @@ def load_sprites(
         n_test: distinct pictures to hold out; 4,096 embedded ones, or a tenth of the distinct pictures.
         seed: decides drawing and splitting.
         download: False forbids the network.
-        how: how the pictures of a folder are cut; recognised if not given.
+        cut: how the pictures of a folder are cut; recognised if not given.
 
     Returns:
         A `SpriteData`. Repeats in the real file stay in the training set, but every copy of a held-out picture
-        is taken out of it.
+        is removed from it.
 
     Raises:
-        ValueError: if the source is unknown, a file or picture is not what it should be, or n_train or n_test is not
-            possible.
+        ValueError: if the source is unknown, a file or picture is damaged, or n_train or n_test is out of range.
         FileNotFoundError: if a folder or a file is missing.
         ConnectionError: if a download was needed and failed.
+        OSError: if a folder cannot be read, or there is no folder for the cache.
     """
     n_train, n_test = (
         n if n is None else check_count(n, name) for name, n in (("n_train", n_train), ("n_test", n_test))
     )
     seed = check_count(seed, "seed", low=0)
-    if how is not None and source in ("embedded", "real"):
+    if cut is not None and source in ("embedded", "real"):
         raise ValueError(f"the {source} sprites are not cut; leave --size, --tile and what follows them out.")
     if source == "embedded":
         if root is not None:
@@ -116,25 +117,25 @@ def load_sprites(
                 "ask for source 'real' (the two .npy files) or 'folder' (pictures)."
             )
         train, test = sprite_set(n_train or N_TRAIN, n_test or N_TEST, seed=seed)
-        return _pack(*train[:2], *test[:2], CLASS_NAMES, f"drawn by the embedded generator, seed {seed}")
+        return _sprite_data(*train[:2], *test[:2], CLASS_NAMES, f"drawn by the embedded generator, seed {seed}")
     if source == "real":
         images, labels, sentence = _read_real(root, download)
-        class_names = CLASS_NAMES
+        class_names, background = CLASS_NAMES, 255
     else:
         folder = _folder(source, root)
-        tiles = read_folder(folder, how or Cut())
-        images, class_names = tiles.images, tiles.class_names
+        tiles = read_folder(folder, cut or Cut())
+        images, class_names, background = tiles.images, tiles.class_names, tiles.background
         labels = np.eye(len(class_names), dtype=np.uint8)[tiles.classes]
         sentence = "; ".join([f"{len(images)} distinct tiles of the pictures in {folder}", *tiles.said])
     train, test = _split(images, n_train, n_test, seed)
-    return _pack(images[train], labels[train], images[test], labels[test], class_names, sentence)
+    return _sprite_data(images[train], labels[train], images[test], labels[test], class_names, sentence, background)
 
 
-def _pack(train_images, train_labels, test_images, test_labels, class_names, sentence):
+def _sprite_data(train_images, train_labels, test_images, test_labels, class_names, sentence, background=255):
     arrays = [np.ascontiguousarray(array) for array in (train_images, train_labels, test_images, test_labels)]
     sha256 = hashlib.sha256(arrays[0])
     sha256.update(arrays[1])
-    return SpriteData(*arrays, tuple(class_names), sentence, sha256.hexdigest())
+    return SpriteData(*arrays, tuple(class_names), sentence, sha256.hexdigest(), background)
 
 
 def _split(images, n_train, n_test, seed):
@@ -167,8 +168,15 @@ def _split(images, n_train, n_test, seed):
 
 
 def cache_folder() -> Path:
-    """Return the folder where downloads are kept: `$HW3_CACHE`, or `~/.cache/hw3utils`."""
-    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "hw3utils")
+    """Return the folder where downloads are kept: `$HW3_CACHE`, or `~/.cache/hw3utils`.
+
+    Raises:
+        OSError: when the variable is not set and this user has no home folder.
+    """
+    try:
+        return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/hw3utils").expanduser()
+    except RuntimeError:
+        raise OSError(f"this user has no home folder to keep downloads in; set {CACHE_VARIABLE} to a folder.") from None
 
 
 def _read_real(root, download):
@@ -196,12 +204,12 @@ def _read_real(root, download):
 
 
 def _read_array(path, name):
-    """Read and check one of the two real files, whatever its path: uint8 pictures, or labels made uint8."""
+    """Read and check one of the two real files, named by `name`: uint8 pictures, or labels made uint8."""
     try:
         # A memory map reads the header and compares the size before anything is allocated; pickles are refused.
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
-        raise OSError(f"Cannot read {path} ({error}), expected {name}: check the file's permissions.") from error
+        raise OSError(f"cannot read {path} ({error}), expected {name}: check the file's permissions.") from error
     except (ValueError, EOFError, SyntaxError, OverflowError, tokenize.TokenError, MemoryError) as error:
         raise ValueError(
             f"{path} is truncated, pickled or no .npy file, expected {name} as published: fetch it again."
@@ -264,7 +272,7 @@ def _cached(folder, name, download_allowed):
             _read_array(temporary, name)
         except ValueError as error:
             raise ValueError(f"What came from {url} is not {name}: {error}") from error
-        # The hash first: a crash in between leaves a hash without a file, and the next call downloads again.
+        # The hash is written first: after a crash in between the file is missing and the next call downloads again.
         write_json(record, {"url": url, "bytes": temporary.stat().st_size, "sha256": file_sha256(temporary)})
 
     return download(url, path, limit=SIZE_LIMITS[name], hint=_HINT, check=check)
@@ -293,7 +301,7 @@ def _folder(source, root):
 
 
 def images_to_tensor(images: np.ndarray | torch.Tensor) -> torch.Tensor:
-    """Turn pictures into what networks take.
+    """Convert pictures to the tensors that networks take.
 
     Args:
         images: uint8 (N, H, W, 3), array or tensor.
@@ -307,12 +315,12 @@ def images_to_tensor(images: np.ndarray | torch.Tensor) -> torch.Tensor:
     tensor = torch.from_numpy(np.ascontiguousarray(images)) if isinstance(images, np.ndarray) else images
     if not isinstance(tensor, torch.Tensor) or tensor.dtype != torch.uint8 or tensor.ndim != 4 or tensor.shape[-1] != 3:
         got = f"{getattr(images, 'dtype', type(images).__name__)} {tuple(getattr(images, 'shape', ()))}"
-        raise ValueError(f"Got images of {got}, expected uint8 (N, H, W, 3): pass whole pictures, channels last.")
+        raise ValueError(f"Got images of {got}, expected uint8 (N, H, W, 3): a batch of pictures, channels last.")
     return (tensor.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1).contiguous()
 
 
 def tensor_to_images(x: torch.Tensor) -> np.ndarray:
-    """Turn what networks make into pictures; values beyond [-1, 1] are clamped, the rest rounded to 256 levels.
+    """Convert the tensors that samplers return to pictures: clamped to [-1, 1] and rounded to 256 levels.
 
     Args:
         x: floating point (N, 3, H, W), or grey (N, 1, H, W), on any device.
@@ -325,37 +333,22 @@ def tensor_to_images(x: torch.Tensor) -> np.ndarray:
     """
     if not isinstance(x, torch.Tensor) or not x.is_floating_point() or x.ndim != 4 or x.shape[1] not in (1, 3):
         got = f"{getattr(x, 'dtype', type(x).__name__)} {tuple(getattr(x, 'shape', ()))}"
-        raise ValueError(f"Got pictures of {got}, expected floating point (N, 3, H, W): pass whole pictures.")
+        raise ValueError(f"Got pictures of {got}, expected floating point (N, 3, H, W): a batch, channels first.")
     x = x.detach().to("cpu", torch.float32)
     if x.isnan().any():
-        raise ValueError(f"Got {int(x.isnan().sum())} NaN values, expected numbers: look for what diverged before.")
+        raise ValueError(f"Got {int(x.isnan().sum())} NaN values, expected numbers: the sampler has diverged.")
     levels = ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return np.ascontiguousarray(levels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy())
 
 
-def picture_shape(card: Mapping[str, Any]) -> tuple[int, int, int]:
-    """The shape (channels, side, side) of the pictures that weights make, from their card; side 16 if it says none.
-
-    Raises:
-        ValueError: when that is no picture: neither colour nor grey, or of no size.
-    """
-    channels = card["network"]["channels"]
-    if channels not in (1, 3):
-        raise ValueError(f"these weights make {channels} channels, expected 3 of colour or 1 of grey.")
-    data = card.get("data")
-    side = data.get("side", SIDE) if isinstance(data, Mapping) else SIDE
-    side = check_count(side, "the side of pictures on the card of these weights", high=1024)
-    return channels, side, side
-
-
-# Classes that a preview has room for.
+# Classes that fit in a preview.
 _ROWS = 40
 
 
 def preview_figure(
     images: np.ndarray, labels: np.ndarray, class_names: Sequence[str], *, per_class: int = 16
 ) -> Figure:
-    """Draw the first sprites of each class in a row that carries the class's name; of many classes the first 40.
+    """Draw the first sprites of each class in a row labelled with its name; of many classes the first 40.
 
     Args:
         images: uint8 (N, side, side, 3).
@@ -384,7 +377,7 @@ def preview_figure(
     figure = Figure(figsize=(1 + 0.5 * per_class, 0.55 * len(names) + 0.5), dpi=150, layout="constrained")
     ax = figure.subplots()
     ax.imshow(page.reshape(len(names) * step, per_class * step, 3), interpolation="nearest")
-    # A name is a name, whatever dollars are in it.
+    # Without mathtext: a name may contain dollar signs.
     ax.set_yticks([(c + 0.5) * step - 0.5 for c in range(len(names))], names, parse_math=False)
     ax.tick_params(length=0)
     ax.set_xticks([])
@@ -395,7 +388,7 @@ def preview_figure(
 
 
 def preview(data: SpriteData, path: str | os.PathLike, *, per_class: int = 16) -> None:
-    """Write a labelled picture of the training sprites of each class, a PNG file; folders on the way are made.
+    """Write a labelled PNG picture of the training sprites of each class; missing folders are made.
 
     Args:
         data: what `load_sprites` returned.
@@ -405,13 +398,13 @@ def preview(data: SpriteData, path: str | os.PathLike, *, per_class: int = 16) -
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure = preview_figure(data.train_images, data.train_labels, data.class_names, per_class=per_class)
     with warnings.catch_warnings():
-        # A script that matplotlib's font lacks is drawn as boxes.
+        # Characters that matplotlib's font lacks are drawn as boxes.
         warnings.filterwarnings("ignore", message="Glyph")
         figure.savefig(path, format="png")
 
 
 def describe(data: SpriteData) -> str:
-    """Say in some lines where sprites come from, how many there are, and of which classes.
+    """Describe sprites in some lines: source, numbers, classes, hash.
 
     Args:
         data: what `load_sprites` returned.
