@@ -432,3 +432,14 @@ def chain_diagram(ax: Axes) -> Axes:
     ax.set(xlim=(-0.5, 5.5), ylim=(-0.75, 0.75))
     ax.axis("off")
     return ax
+
+
+def plain_ticks(ax: Axes, *, x: Sequence[float] = (), y: Sequence[float] = ()) -> Axes:
+    """Put ticks at the given values of logarithmic axes, with plain numbers (20, 50) in place of powers of ten."""
+    for axis, values in ((ax.xaxis, x), (ax.yaxis, y)):
+        if len(values):
+            low, high = sorted(axis.get_view_interval())
+            axis.set_ticks([value for value in values if low <= value <= high])
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_locator(mpl.ticker.NullLocator())
+    return ax
