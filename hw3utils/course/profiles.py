@@ -20,10 +20,11 @@ class Profile:
         live_steps: 02, optimizer steps trained in the notebook.
         live_heldout: 02, held-out pictures behind each point of the curve.
         samples: 02 and 03, pictures shown of each sampler.
-        ladder_samples: 03, pictures of each number of steps, up to 1000.
+        ladder_samples: 03, pictures of each number of steps, up to 200.
+        timed_samples: 03, pictures whose sampling is timed.
         early_stop_samples: 03, pictures of each T' of ES-DDPM.
         fid_real: 04, new pictures of the grammar, in groups of 500 or a twentieth.
-        fid_cells: 04, cells (eta, S) of the stored table that are measured again.
+        fid_small: 04, pictures of each grid in the optional part.
         fid_damaged: 04, held-out pictures of each damage.
         fid_nearest: 04, samples whose nearest training picture is looked for.
         score_steps: 05, steps of the network for sigma = 1, 3, 7; a quarter of them for each of the others.
@@ -40,9 +41,10 @@ class Profile:
     live_heldout: int
     samples: int
     ladder_samples: int
+    timed_samples: int
     early_stop_samples: int
     fid_real: int
-    fid_cells: tuple[tuple[str, int], ...]
+    fid_small: int
     fid_damaged: int
     fid_nearest: int
     score_steps: int
@@ -61,14 +63,15 @@ PROFILES = {
         live_heldout=256,
         samples=50,
         ladder_samples=8,
-        early_stop_samples=128,
+        timed_samples=8,
+        early_stop_samples=96,
         fid_real=10_000,
-        fid_cells=(("0", 10), ("sigma-hat", 10), ("0", 20)),
+        fid_small=200,
         fid_damaged=2_000,
         fid_nearest=300,
-        score_steps=10_000,
-        conditional_steps=15_000,
-        langevin_steps=100,
+        score_steps=4_000,
+        conditional_steps=8_000,
+        langevin_steps=60,
         flow_samples=4_000,
         flow_steps=1_500,
     ),
@@ -80,9 +83,10 @@ PROFILES = {
         live_heldout=1024,
         samples=50,
         ladder_samples=8,
+        timed_samples=50,
         early_stop_samples=2_000,
         fid_real=20_000,
-        fid_cells=(("0", 10), ("1", 10), ("sigma-hat", 10), ("0", 20), ("1", 20), ("0", 50), ("0", 100)),
+        fid_small=1000,
         fid_damaged=4_096,
         fid_nearest=2_000,
         score_steps=10_000,
@@ -99,9 +103,10 @@ PROFILES = {
         live_heldout=8,
         samples=2,
         ladder_samples=1,
-        early_stop_samples=2,
+        timed_samples=1,
+        early_stop_samples=4,
         fid_real=2_000,
-        fid_cells=(),
+        fid_small=10,
         fid_damaged=150,
         fid_nearest=2,
         score_steps=8,
