@@ -17,7 +17,7 @@ from hw3utils.devices import device_name, process_rank
 from hw3utils.learning.networks import UNet
 from hw3utils.learning.objectives import DiffusionObjective
 from hw3utils.learning.run_files import check_new_run, read_average, read_history
-from hw3utils.learning.training import Step, TrainConfig, seeded, train
+from hw3utils.learning.training import Step, TrainConfig, TrainingStep, seeded, train
 from hw3utils.learning.weights import save_weights
 from hw3utils.schedules import NoiseSchedule, linear_schedule
 
@@ -85,6 +85,7 @@ def train_sprites(
     device: torch.device,
     resume: bool = False,
     compile: bool = False,
+    step: TrainingStep | None = None,
 ) -> Iterator[Step]:
     """Train the recipe's network on sprites; at the end write `out/weights.safetensors` and its card.
 
@@ -93,7 +94,7 @@ def train_sprites(
         config: the recipe's, or a changed one.
         out: folder of checkpoints and weights.
         device: where to train.
-        resume, compile: as in `train`.
+        resume, compile, step: as in `train`.
 
     Returns:
         An iterator over `Step`.
@@ -112,7 +113,8 @@ def train_sprites(
             path = Path(out) / RESULTS[0]
             save_weights(path, read_average(out), network=network, schedule=schedule, card=card)
 
-    options: dict[str, Any] = {"heldout": heldout_tensors(data), "out": out, "resume": resume, "compile": compile}
+    options: dict[str, Any] = {"heldout": heldout_tensors(data), "out": out, "resume": resume}
+    options |= {"compile": compile, "step": step}
     return train(network, pictures, objective, config, at_end=write_weights, **options)
 
 

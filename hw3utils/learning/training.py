@@ -28,6 +28,8 @@ from hw3utils.noise import evaluating
 from hw3utils.progress import progress
 
 PRECISIONS = ("fp32", "bf16")
+# (network, optimizer, average, batch, generator, decay) -> loss: one training step written by the caller.
+TrainingStep = Callable[[nn.Module, torch.optim.Optimizer, list[Tensor], Batch, torch.Generator, float], Tensor | float]
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,7 @@ def train(
     out: str | Path | None = None,
     resume: bool = False,
     compile: bool = False,
+    step: TrainingStep | None = None,
     at_end: Callable[[], object] | None = None,
 ) -> Iterator[Step]:
     """Train a network in place and yield after every step.
@@ -157,6 +160,9 @@ def train(
         resume: go on from the checkpoint in `out`, if there is one.
         compile: hand the network to `torch.compile` (CUDA graphs on CUDA). The first step takes longer, and losses and
             weights differ by rounding from those of the network itself.
+        step: does a step in place of the loop's own, called as step(network, optimizer, average, batch, generator,
+            decay). It must clear the gradients, update the network, then move each tensor of `average` (one for each
+            parameter) by the fraction 1 - decay of its way to the parameter, and return the loss. In one process only.
         at_end: called once after the last step and its checkpoint, while the folder is still locked.
 
     Returns:
@@ -181,7 +187,7 @@ def train(
         check_new_run(out, resume)
         check_writable(out)
     heldout = None if heldout is None else _as_batch(heldout)
-    return _loop(lambda: _Run(network, data, objective, config, compile), heldout, out, resume, at_end)
+    return _loop(lambda: _Run(network, data, objective, config, compile, step), heldout, out, resume, at_end)
 
 
 class CheckpointManager:
@@ -303,9 +309,15 @@ class _Run:
     """State of a run and the step that changes it; everything the step touches lives on the device."""
 
     def __init__(
-        self, network: nn.Module, data: Batch, objective: Objective, config: TrainConfig, compile: bool = False
+        self,
+        network: nn.Module,
+        data: Batch,
+        objective: Objective,
+        config: TrainConfig,
+        compile: bool = False,
+        own_step: TrainingStep | None = None,
     ) -> None:
-        self.network, self.objective, self.config = network, objective, config
+        self.network, self.objective, self.config, self.own_step = network, objective, config, own_step
         self.device = device_of(network)
         self.data = tuple(tensor.to(self.device) for tensor in data)
         fused = self.device.type in ("cpu", "cuda")
@@ -342,6 +354,8 @@ class _Run:
 
     def advance(self) -> float:
         """Do one step and return its loss. An error before the update leaves the state that the step began with."""
+        if self.own_step is not None:
+            return self._own_step(self.own_step)
         random_state = self.generator.get_state()
         try:
             loss = self._backward()
@@ -354,8 +368,18 @@ class _Run:
         self.ema.update()
         return loss.item()
 
-    def _backward(self) -> Tensor:
-        """The mean loss of the next batch, over all processes, with the gradients in place."""
+    def _own_step(self, step: TrainingStep) -> float:
+        """Do one step by the caller's function and return its loss."""
+        batch = self._next_batch()
+        done = self.step + 1
+        decay = min(self.config.ema_decay, (1 + done) / (10 + done))
+        loss = step(self.network, self.optimizer, self.ema.average, batch, self.generator, decay)
+        self.ema.updates += 1
+        self.step = done
+        return float(loss)
+
+    def _next_batch(self) -> Batch:
+        """The samples of the next step; sets the learning rate for it."""
         epoch, batch = divmod(self.step, self.batches)
         if epoch != self.epoch:
             self._begin_epoch(epoch)
@@ -363,7 +387,11 @@ class _Run:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.config.lr * 0.5 * (1 + math.cos(math.pi * self.step / self.config.steps))
         index = self.order[batch * self.config.batch_size : (batch + 1) * self.config.batch_size]
-        drawn = self.objective.draw(tuple(tensor.index_select(0, index) for tensor in self.data), self.generator)
+        return tuple(tensor.index_select(0, index) for tensor in self.data)
+
+    def _backward(self) -> Tensor:
+        """The mean loss of the next batch, over all processes, with the gradients in place."""
+        drawn = self.objective.draw(self._next_batch(), self.generator)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             loss = self.objective(self.forward, *(tensor[self.rank_slice] for tensor in drawn)).float().mean()
         self.optimizer.zero_grad(set_to_none=True)
