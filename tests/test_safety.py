@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import torch
 
+from hw3utils import datasets as sets
 from hw3utils import files
 from hw3utils.learning import weights
 from hw3utils.learning.features import INCEPTION_URL
-from hw3utils import datasets as sets
 from hw3utils.sprites.loading import HUB
 
 ROOT = Path(__file__).resolve().parent.parent
