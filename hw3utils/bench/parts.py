@@ -16,11 +16,10 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.benchmark import Measurement
 from torch.utils.flop_counter import FlopCounterMode
 from torchmetrics.image.fid import _compute_fid
 
@@ -38,6 +37,9 @@ from hw3utils.progress import progress
 from hw3utils.samplers import sample_ddim, sample_ddpm
 from hw3utils.schedules import linear_schedule
 from hw3utils.sprites import load_sprites
+
+if TYPE_CHECKING:
+    from torch.utils.benchmark import Measurement
 
 PICTURES = 50
 
@@ -111,7 +113,7 @@ def time_both(
     return result
 
 
-def _row(taken: Measurement, facts: dict[str, Any]) -> dict[str, Any]:
+def _row(taken: "Measurement", facts: dict[str, Any]) -> dict[str, Any]:
     """One contender in one table."""
     if "pictures" in facts:
         facts = {"pictures/s": facts.pop("pictures") / taken.median} | facts

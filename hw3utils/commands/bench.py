@@ -8,7 +8,6 @@ from hw3utils.commands import count, path, refuse_unused
 HELP = "measure our steps beside those of others"
 # Options of some parts only.
 PART_OPTIONS = {"batch-size": ("train",), "nfe": ("sample",), "growth": ("train", "sample")}
-PART_OPTIONS |= {"no-memory": ("train", "sample"), "no-compile": ("train", "sample")}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
