@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+from typing import Any
 
 from hw3utils.commands import count, path, refuse_unused
 
@@ -46,7 +47,7 @@ def call(args: argparse.Namespace) -> int:
     )
     machine = machine_line(device, args.threads)
     print(machine, end="\n\n", flush=True)
-    results = {"machine": machine, "options": dataclasses.asdict(options)}
+    results: dict[str, Any] = {"machine": machine, "options": dataclasses.asdict(options)}
     for part in chosen:
         results[part] = parts.PARTS[part](device, options)
         print(parts.report(part, results[part], device), end="\n\n", flush=True)
