@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -143,7 +143,7 @@ def compiled(network: nn.Module, precision: str = "fp32") -> nn.Module:
     if width is not None:
         # Part of the key of torch's cache, which otherwise returns code compiled for another instruction set.
         options["cpp.simdlen"] = width
-    return torch.compile(fast, options=options)
+    return cast(nn.Module, torch.compile(fast, options=options))
 
 
 def reuse_freed_memory() -> bool:

@@ -5,6 +5,7 @@ Inception network (`inception`), whose weights are downloaded, and a small class
 (`sprites`), which is shipped. Numbers in different features cannot be compared.
 """
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -13,9 +14,12 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image.kid import poly_mmd
 
+from hw3utils import CallableModule
 from hw3utils.arguments import check_count
 from hw3utils.learning.features import feature_extractor
 from hw3utils.noise import evaluating
+
+sys.modules[__name__].__class__ = CallableModule  # `hw3utils.fid(...)` is the function
 
 Pictures = np.ndarray | Tensor | Iterable[np.ndarray | Tensor]
 

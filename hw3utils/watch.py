@@ -4,9 +4,10 @@ import base64
 import html
 import re
 import time
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import matplotlib as mpl
 import numpy as np
@@ -68,7 +69,7 @@ class Watch:
         out: str | Path,
         config: TrainConfig,
         *,
-        history: tuple[list[float], list[tuple[int, float]]] = ((), ()),
+        history: tuple[Sequence[float], Sequence[tuple[int, float]]] = ((), ()),
         side: int | None = None,
         tensorboard: bool = False,
     ) -> None:
@@ -95,9 +96,9 @@ class Watch:
     def _sample(self, step: Step) -> None:
         """Write a row of samples of the averaged network, from the same noises every time."""
         with step.ema.applied() as network:
-            shape = (network.config["channels"], self.side, self.side)
-            schedule = schedule_from_card(network.config["schedule"])
-            options = {"n": PICTURES, "steps": EVALUATIONS, "device": next(network.parameters()).device}
+            config = cast(dict[str, Any], network.config)
+            shape, schedule = (config["channels"], self.side, self.side), schedule_from_card(config["schedule"])
+            options: dict[str, Any] = {"n": PICTURES, "steps": EVALUATIONS, "device": next(network.parameters()).device}
             images = tensor_to_images(sample_in_batches(sample_ddim, network, schedule, shape, **options))
         save_grid(images, self.out / SAMPLES / f"{step.step:08d}.png", columns=PICTURES)
         if self.writer:

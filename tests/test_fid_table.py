@@ -10,8 +10,10 @@ import torch
 from PIL import Image
 
 import hw3utils
+from hw3utils import datasets as sets
 from hw3utils.__main__ import main
 from hw3utils.bench import fid_table
+from hw3utils.datasets import open_set
 from hw3utils.devices import in_precision
 from hw3utils.fid import FeatureStatistics, distance_of, jackknife_error, merged
 from hw3utils.learning.features import feature_extractor
@@ -19,8 +21,6 @@ from hw3utils.samplers import sample_in_batches
 from hw3utils.samplers import ddim_steps, sample_ddim
 from hw3utils.schedules import linear_schedule
 from hw3utils.sprites import load_sprites, tensor_to_images
-from hw3utils import datasets as sets
-from hw3utils.datasets import open_set
 
 
 @pytest.fixture
@@ -111,13 +111,13 @@ def test_named_cells_alone_are_made(small, tmp_path):
     assert {path.parent.name for path, _ in made(small, tmp_path, cells=cells)} == {cell.folder for cell in cells}
     assert sum(evaluations for _, evaluations in made(small, tmp_path)) == 24  # the third cell, the others are there
     assert fid_table.cells_named([]) == fid_table.table_cells()
-    with pytest.raises(ValueError, match=r"no cell 'S0050_ddim', expected names such as S0003_0, S0003_1, S0002_sigma"):
+    with pytest.raises(ValueError, match="'S0050_ddim'"):
         fid_table.cells_named(["S0050_ddim"])
 
 
 def test_another_plan_in_the_same_folder_is_refused(small, tmp_path):
     made(small, tmp_path)
-    with pytest.raises(ValueError, match="precision = 'fp32', not 'bf16'"):
+    with pytest.raises(ValueError, match=r"precision.*'fp32'.*'bf16'"):
         made(small | {"precision": "bf16"}, tmp_path)
     assert len(made(small | {"n": 12}, tmp_path)) == 9  # more of the same is no other plan
 
@@ -168,7 +168,7 @@ def test_bf16_is_opt_in_and_near_fp32():
         full, half = network(x, t), in_precision(network, "bf16")(x, t)
     assert half.dtype == torch.float32
     assert 0 < float((half - full).square().mean().sqrt()) < 0.05
-    with pytest.raises(ValueError, match="'fp32' or 'bf16'"):
+    with pytest.raises(ValueError, match="precision"):
         in_precision(network, "fp8")
 
 
@@ -176,7 +176,7 @@ def test_bf16_is_opt_in_and_near_fp32():
 def test_damaged_pictures_are_refused(content, tmp_path):
     path = tmp_path / "a.npy"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"\.npy file of pictures"):
+    with pytest.raises(ValueError, match=r"\.npy"):
         sets.read_pictures(path)
 
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save
 
+from hw3utils import datasets as sets
 from hw3utils import files, mixtures, schedules, sprites
 from hw3utils.learning import weights
 from hw3utils.learning.networks import UNet
-from hw3utils import datasets as sets
 
 fuzz = settings(max_examples=60, deadline=None, derandomize=True)
 numbers = st.floats(allow_nan=True, allow_infinity=True) | st.integers(-(10**6), 10**6)

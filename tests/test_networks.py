@@ -60,7 +60,7 @@ def test_embedding_is_its_formula(t):
 
 @pytest.mark.parametrize("dimension", [5, 0, -2, 4.0])
 def test_embedding_refuses_a_wrong_dimension(dimension):
-    with pytest.raises(ValueError, match=f"dimension is {dimension}, expected an"):
+    with pytest.raises(ValueError, match=f"dimension is {dimension}"):
         sinusoidal_embedding(torch.tensor([1]), dimension)
 
 
@@ -246,7 +246,7 @@ def test_guidance_is_linear_in_between_and_beyond(network, batch, w):
 
 @pytest.mark.parametrize("w", [math.nan, math.inf, "2", None])
 def test_guidance_refuses_what_is_no_number(network, w):
-    with pytest.raises(ValueError, match=r"guidance is .*, expected a finite number"):
+    with pytest.raises(ValueError, match="guidance"):
         guided(network, guidance=w)
 
 

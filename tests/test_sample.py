@@ -1,12 +1,16 @@
 """`hw3 sample`: what it writes under which name; pictures like one, between two, and a part made anew."""
 
+import argparse
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from hw3utils.__main__ import main
+from hw3utils.commands.sample import read_inputs
+from hw3utils.datasets import open_set, picture_background, picture_shape
+from hw3utils.files import read_json
 from hw3utils.sprites import load_sprites
-from hw3utils.datasets import open_set
 
 HELDOUT = load_sprites(n_train=2, n_test=20).test_images
 FAST = ["sample", "--steps", "20", "--device", "cpu"]
@@ -74,21 +78,71 @@ def test_a_mask_keeps_what_is_white_and_makes_the_rest(pictures, tmp_path):
     assert off(images[0, 8:], images[1, 8:]) > 1
 
 
+def test_transparent_parts_of_a_mask_are_sampled_anew(pictures, tmp_path):
+    mask = np.zeros((32, 32, 4), np.uint8)  # twice the size, the same shape
+    mask[:16] = 255
+    mask[16:, :, :3] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    images = made(tmp_path / "a.npz", "--like", pictures[0], "--mask", tmp_path / "mask.png", "--n", 2, "--steps", 2)
+    assert (images[:, :8] == HELDOUT[0][:8]).all()
+    assert off(images[0, 8:], images[1, 8:]) > 1
+
+
+@pytest.mark.parametrize("option", ["--like", "--between"])
+def test_pictures_are_put_on_the_background_of_the_training(option, tmp_path):
+    """Weights trained on white drawings on black; with a mask that keeps all, the input comes out."""
+    for k in range(12):
+        drawing = np.zeros((16, 16, 4), np.uint8)
+        drawing[2:10, 2 : 4 + k] = 255
+        Image.fromarray(drawing).save(tmp_path / f"{k}.png")
+    words = [
+        "train",
+        "--source",
+        tmp_path,
+        "--steps",
+        1,
+        "--batch-size",
+        2,
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "run",
+    ]
+    assert main([*map(str, words)]) == 0
+    args = argparse.Namespace(like=None, between=None, mask=None)
+    setattr(args, option[2:], tmp_path / "3.png" if option == "--like" else [tmp_path / "3.png", tmp_path / "4.png"])
+    card = read_json(tmp_path / "run" / "weights.json")
+    inputs = read_inputs(args, picture_shape(card), picture_background(card))
+    drawn = inputs["known" if option == "--like" else "first"]
+    assert set(drawn.flatten().tolist()) == {-1.0, 1.0}
+    assert float((drawn == 1).double().mean()) == 8 * 5 / 256
+
+
+def test_an_animation_is_named(pictures, tmp_path, capsys):
+    frames = [Image.fromarray(image) for image in HELDOUT[:2]]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    made(tmp_path / "o.png", "--like", tmp_path / "a.gif", "--n", 1, "--steps", 1)
+    assert "a.gif is an animation" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--like", "{0}", "--between", "{0}", "{1}"], "two things"),
-        (["--mask", "{0}"], "name the picture with --like"),
-        (["--like", "{0}", "--mask", "{1}", "--sampler", "dpm"], "leave --sampler out"),
-        (["--like", "{0}", "--sampler", "ddpm"], "by ddim with eta 0"),
-        (["--like", "{0}.none"], "damaged or none of"),
-        (["--weights", "classifier"], "holds a SpriteClassifier, expected a noise predictor"),
+        (["--like", "{0}", "--between", "{0}", "{1}"], "--between"),
+        (["--mask", "{0}"], "--like"),
+        (["--like", "{0}", "--mask", "{1}", "--sampler", "dpm"], "--sampler"),
+        (["--like", "{0}", "--sampler", "ddpm"], "ddim"),
+        (["--like", "{0}.none"], "0.png.none"),
+        (["--weights", "classifier"], "SpriteClassifier"),
         (["--out", "a.jpg"], "PNG, GIF or NPZ"),
         (["--out", "{folder}"], "not empty"),
+        (["--between", "{0}", "{1}", "--seed", "3"], "--seed"),
+        (["--like", "{0}", "--mask", "{wide}"], "32x16"),
     ],
 )
 def test_what_does_not_go_together_is_one_sentence(words, said, pictures, tmp_path, capsys):
-    words = [word.format(*pictures, folder=tmp_path) for word in words]
+    Image.new("L", (32, 16)).save(tmp_path / "wide.png")
+    words = [word.format(*pictures, folder=tmp_path, wide=tmp_path / "wide.png") for word in words]
     where = [] if "--out" in words else ["--out", str(tmp_path / "x.png")]
     assert main([*FAST, *words, *where]) == 2
     error = capsys.readouterr().err

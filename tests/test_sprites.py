@@ -108,7 +108,7 @@ def test_drawing_leaves_the_global_random_state_alone():
 
 @pytest.mark.parametrize("n", [0, -3, 2.5])
 def test_a_wrong_number_of_sprites_is_refused(n):
-    with pytest.raises(ValueError, match=f"n is {n}, expected an integer of at least 1"):
+    with pytest.raises(ValueError, match=f"n is {n}"):
         draw_sprites(n)
 
 
@@ -119,8 +119,8 @@ def test_the_grammar_has_a_million_pictures_and_enough_of_each_class():
     assert min(counts.values()) >= 400_000
 
 
-def test_no_colour_stands_twice():
-    # What makes the count exact: a pixel tells its material, tone and option.
+def test_no_colour_is_used_twice():
+    # Which makes the count exact: a pixel determines its material, tone and option.
     tones = [tone for palette in grammar.PALETTES.values() for ramp in palette.values() for tone in ramp]
     tones += [*grammar.OUTLINES.values(), grammar.WHITE]
     assert len(set(tones)) == len(tones)
@@ -177,7 +177,7 @@ def test_every_drawing_keeps_the_rules(one_of_each, drawn):
 
 
 def test_every_outline_is_dark_and_closed(one_of_each):
-    # Said again in other words than grammar_accepts: flood the background from outside; it meets dark pixels only.
+    # Independently of grammar_accepts: flood the background from outside; it meets dark pixels only.
     one_of_each = one_of_each[::3]
     white = (one_of_each == 255).all(axis=-1)
     dark = (one_of_each <= 64).all(axis=-1)
@@ -207,7 +207,7 @@ def test_shifts_never_wrap_round():
             assert columns[-1] + right <= 14
 
 
-def test_grammar_accepts_forgives_what_a_network_gets_slightly_wrong(drawn):
+def test_grammar_accepts_tolerates_small_errors_of_a_network(drawn):
     rng = np.random.default_rng(0)
     images = drawn[0][:1000].astype(int)
     for off in (6, 12):
@@ -236,16 +236,16 @@ def test_grammar_accepts_refuses_a_broken_outline(drawn):
         coloured = ~dark & ~(image == 255).all(axis=-1)
         beside = np.zeros_like(dark)
         beside[:-1] |= coloured[1:]
-        # The topmost outline pixel that stands on a coloured one is wiped out.
+        # The topmost outline pixel above a coloured one is erased.
         y, x = np.argwhere(dark & beside)[0]
         image[y, x] = 255
     assert not grammar_accepts(broken).any()
 
 
-def test_grammar_accepts_refuses_what_it_cannot_judge(drawn):
-    with pytest.raises(ValueError, match=r"Got images of float64 \(2, 16, 16, 3\), expected uint8"):
+def test_grammar_accepts_refuses_invalid_input(drawn):
+    with pytest.raises(ValueError, match=r"float64 \(2, 16, 16, 3\)"):
         grammar_accepts(np.zeros((2, 16, 16, 3)))
-    with pytest.raises(ValueError, match="Got tolerance = 99, expected 0 to 24"):
+    with pytest.raises(ValueError, match="99"):
         grammar_accepts(drawn[0][:2], tolerance=99)
 
 
@@ -282,11 +282,11 @@ def test_the_usual_sizes_are_those_of_the_homework():
 
 
 def test_impossible_embedded_sizes_are_refused():
-    with pytest.raises(ValueError, match="at most 500000 together"):
+    with pytest.raises(ValueError, match="500000"):
         sprite_set(500_000, 1)
-    with pytest.raises(ValueError, match="n_train is 0, expected an integer of at least 1"):
+    with pytest.raises(ValueError, match="n_train is 0"):
         load_sprites(n_train=0)
-    with pytest.raises(ValueError, match="embedded source, which reads no files"):
+    with pytest.raises(ValueError, match="somewhere"):
         load_sprites("embedded", root="somewhere")
 
 
@@ -325,23 +325,23 @@ def test_the_split_follows_the_seed_and_the_sizes(tmp_path):
     assert keys(first.test_images) != keys(other.test_images)
     assert len(first.test_images) == 2
     assert len(load_sprites("real", root=root, n_train=7, n_test=3).train_images) == 7
-    with pytest.raises(ValueError, match="Got n_test = 20 with 20 distinct pictures, expected at most 19"):
+    with pytest.raises(ValueError, match=r"n_test = 20\b.*\b19\b"):
         load_sprites("real", root=root, n_test=20)
-    with pytest.raises(ValueError, match="Got n_train = 55, expected at most 54"):
+    with pytest.raises(ValueError, match=r"n_train = 55\b.*\b54\b"):
         load_sprites("real", root=root, n_train=55)
 
 
 BAD_FILES = {
-    "shape": ({"images": np.zeros((60, 16, 15, 3), np.uint8)}, r"shape \(60, 16, 15, 3\) .* expected \(N, 16, 16, 3\)"),
-    "dtype": ({"images": np.zeros((60, 16, 16, 3), np.float32)}, "dtype float32 .* expected uint8"),
-    "lengths": ({"labels": np.eye(5)[np.zeros(59, int)]}, "Got 60 pictures in .* and 59 labels"),
-    "label shape": ({"labels": np.zeros((60, 4))}, r"labels of shape \(60, 4\) .* expected \(N, 5\)"),
-    "label dtype": ({"labels": np.full((60, 5), "a")}, "labels of dtype <U1 .* expected numbers 0 and 1"),
-    "no class": ({"labels": np.zeros((60, 5))}, r"Got label \[0.0, .*\] in row 0 .* expected one-hot"),
-    "two classes": ({"labels": np.tile([1, 1, 0, 0, 0], (60, 1))}, r"Got label \[1, 1, 0, 0, 0\] in row 0"),
-    "half a class": ({"labels": np.tile([0.5, 0.5, 0, 0, 0], (60, 1))}, "expected one-hot"),
-    "NaN": ({"labels": np.full((60, 5), np.nan)}, "expected one-hot"),
-    "pickled": ({"labels": np.array([{"class": 1}] * 60, object)}, "truncated, pickled or no .npy file"),
+    "shape": ({"images": np.zeros((60, 16, 15, 3), np.uint8)}, r"\(60, 16, 15, 3\)"),
+    "dtype": ({"images": np.zeros((60, 16, 16, 3), np.float32)}, "float32"),
+    "lengths": ({"labels": np.eye(5)[np.zeros(59, int)]}, "60 .* 59"),
+    "label shape": ({"labels": np.zeros((60, 4))}, r"\(60, 4\)"),
+    "label dtype": ({"labels": np.full((60, 5), "a")}, "<U1"),
+    "no class": ({"labels": np.zeros((60, 5))}, r"\[0.0, .*row 0"),
+    "two classes": ({"labels": np.tile([1, 1, 0, 0, 0], (60, 1))}, r"\[1, 1, 0, 0, 0\].*row 0"),
+    "half a class": ({"labels": np.tile([0.5, 0.5, 0, 0, 0], (60, 1))}, "one-hot"),
+    "NaN": ({"labels": np.full((60, 5), np.nan)}, "one-hot"),
+    "pickled": ({"labels": np.array([{"class": 1}] * 60, object)}, "pickled"),
 }
 
 
@@ -355,7 +355,7 @@ def test_bad_real_files_are_refused(tmp_path, arrays, message):
 def test_a_truncated_file_is_refused(tmp_path, kept):
     path = write_real(tmp_path) / PICTURES
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(ValueError, match=f"{PICTURES} is truncated, pickled or no .npy file"):
+    with pytest.raises(ValueError, match=PICTURES):
         load_sprites("real", root=tmp_path)
 
 
@@ -363,17 +363,17 @@ def test_an_archive_is_refused(tmp_path):
     write_real(tmp_path)
     with open(tmp_path / PICTURES, "wb") as file:
         np.savez(file, a=np.zeros(3))
-    with pytest.raises(ValueError, match="an archive of arrays"):
+    with pytest.raises(ValueError, match="archive"):
         load_sprites("real", root=tmp_path)
 
 
 def test_missing_real_files_are_never_replaced_by_drawn_ones(tmp_path, monkeypatch):
     monkeypatch.setattr(drawing, "draw_sprites", lambda *_, **__: pytest.fail("the generator was asked"))
-    with pytest.raises(FileNotFoundError, match=r"There is no folder .* hw3 data --source real --root FOLDER"):
+    with pytest.raises(FileNotFoundError, match="--root"):
         load_sprites("real", root=tmp_path / "nowhere")
     write_real(tmp_path)
     (tmp_path / LABELS).unlink()
-    with pytest.raises(FileNotFoundError, match=f"There is no {LABELS} in "):
+    with pytest.raises(FileNotFoundError, match=LABELS):
         load_sprites("real", root=tmp_path)
 
 
@@ -411,14 +411,14 @@ def test_a_file_that_changed_after_its_download_is_refused(hub, tmp_path):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"Got sha256 .* expected .* as when it was downloaded"):
+    with pytest.raises(ValueError, match="sha256"):
         load_sprites("real")
 
 
 def test_a_damaged_record_is_refused(hub, tmp_path):
     load_sprites("real")
     (tmp_path / "cache" / f"{LABELS}.json").write_text("{")
-    with pytest.raises(ValueError, match="holds no sha256"):
+    with pytest.raises(ValueError, match="sha256"):
         load_sprites("real")
 
 
@@ -430,7 +430,7 @@ def test_a_file_without_its_record_is_fetched_again(hub, tmp_path):
 
 
 NETWORK_ERRORS = {
-    "down": (requests.ConnectionError("no route"), r"Could not download .* \(no route\)"),
+    "down": (requests.ConnectionError("no route"), r"could not download .* \(no route\)"),
     "http": (404, r"\(HTTP 404\)"),
     "timeout": (requests.Timeout("timed out"), r"\(timed out\)"),
 }
@@ -449,14 +449,14 @@ def test_a_failed_download_says_what_to_do(hub, tmp_path, error, message):
 
 
 def test_a_forbidden_download_is_not_tried(hub):
-    with pytest.raises(FileNotFoundError, match="no download was allowed"):
+    with pytest.raises(FileNotFoundError, match=PICTURES):
         load_sprites("real", download=False)
     assert hub.asked == []
 
 
 def test_too_large_a_download_is_cut_off(hub, tmp_path, monkeypatch):
     monkeypatch.setitem(loading.SIZE_LIMITS, PICTURES, 1000)
-    with pytest.raises(ValueError, match="Got more than 1000 bytes"):
+    with pytest.raises(ValueError, match="1000 bytes"):
         load_sprites("real")
     assert list((tmp_path / "cache").iterdir()) == []
 
@@ -464,10 +464,10 @@ def test_too_large_a_download_is_cut_off(hub, tmp_path, monkeypatch):
 def test_a_short_or_foreign_download_is_not_kept(hub, tmp_path):
     whole = hub.answers[PICTURES]
     hub.answers[PICTURES] = whole[:-10]
-    with pytest.raises(ValueError, match=f"What came from .* is not {PICTURES}"):
+    with pytest.raises(ValueError, match=PICTURES):
         load_sprites("real")
     hub.answers[PICTURES] = b"<html>please log in</html>"
-    with pytest.raises(ValueError, match=f"What came from .* is not {PICTURES}"):
+    with pytest.raises(ValueError, match=PICTURES):
         load_sprites("real")
     assert list((tmp_path / "cache").iterdir()) == []
 
@@ -475,7 +475,7 @@ def test_a_short_or_foreign_download_is_not_kept(hub, tmp_path):
 def test_a_redirect_away_from_https_is_refused(hub):
     hub.landed = "http://elsewhere.example/file"
     hub.answers["file"] = hub.answers[PICTURES]
-    with pytest.raises(ValueError, match="expected https all the way"):
+    with pytest.raises(ValueError, match="https"):
         load_sprites("real")
 
 
@@ -560,16 +560,16 @@ def test_hidden_files_are_left_out_and_counted(shape, tmp_path):
 
 def test_bad_folders_are_refused(tmp_path):
     sprite = draw_sprites(1)[0][0]
-    with pytest.raises(FileNotFoundError, match="expected 'embedded', 'real', 'folder' or an existing folder"):
+    with pytest.raises(FileNotFoundError, match="'embedded', 'real', 'folder'"):
         load_sprites("rael")
-    with pytest.raises(ValueError, match="source 'folder' without a root"):
+    with pytest.raises(ValueError, match="root"):
         load_sprites("folder")
-    with pytest.raises(ValueError, match="expected one of them to name the folder"):
+    with pytest.raises(ValueError, match="root"):
         load_sprites(tmp_path, root=tmp_path)
-    with pytest.raises(ValueError, match="Found no picture in"):
+    with pytest.raises(ValueError, match="no picture"):
         load_sprites(tmp_path)
     save_png(tmp_path / "a.png", np.hstack([sprite, sprite]))
-    with pytest.raises(ValueError, match="Found 1 distinct tiles that are not empty"):
+    with pytest.raises(ValueError, match="1 distinct"):
         load_sprites(tmp_path)
 
 
@@ -577,7 +577,7 @@ def test_bad_picture_files_are_refused(tmp_path):
     path = tmp_path / "a.png"
     sprites = draw_sprites(2)[0]
     save_png(path, np.hstack([sprites[0], sprites[1][:, :9]]))
-    with pytest.raises(ValueError, match=r"a.png has 25x16 pixels, no whole number of 16x16 tiles.* --resize"):
+    with pytest.raises(ValueError, match=r"a.png.*25x16.*32x16.*--resize"):
         load_sprites(tmp_path)
     save_png(path, np.hstack(list(sprites)))
     content = path.read_bytes()
@@ -588,7 +588,7 @@ def test_bad_picture_files_are_refused(tmp_path):
         content[:60] + b"\0" * 40 + content[100:],
     ):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"a.png is damaged or none of PNG"):
+        with pytest.raises(ValueError, match=r"a\.png"):
             load_sprites(tmp_path)
 
 
@@ -616,11 +616,11 @@ def test_tensor_to_images_clamps_and_refuses_nan():
     assert grey.shape == (2, 16, 16, 3)
     assert (grey == 128).all()
     x[0, 2, 3, 3] = torch.nan
-    with pytest.raises(ValueError, match="Got 1 NaN values"):
+    with pytest.raises(ValueError, match="1 NaN"):
         tensor_to_images(x)
-    with pytest.raises(ValueError, match=r"Got pictures of torch.float32 \(1, 16, 16, 3\), expected floating point"):
+    with pytest.raises(ValueError, match=r"\(1, 16, 16, 3\)"):
         tensor_to_images(torch.zeros(1, 16, 16, 3))
-    with pytest.raises(ValueError, match=r"Got images of float64 .* expected uint8"):
+    with pytest.raises(ValueError, match="float64"):
         images_to_tensor(np.zeros((1, 16, 16, 3)))
 
 
@@ -636,7 +636,7 @@ def test_preview_writes_a_row_for_each_class(tmp_path):
     for c in range(len(CLASS_NAMES)):
         first = data.train_images[data.train_labels[:, c] == 1][0]
         np.testing.assert_array_equal(page[18 * c + 1 : 18 * c + 17, 1:17], first)
-    with pytest.raises(ValueError, match="expected one label for each image"):
+    with pytest.raises(ValueError, match="label"):
         preview_figure(data.train_images, data.test_labels, data.class_names)
 
 

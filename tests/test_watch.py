@@ -1,5 +1,6 @@
-"""The page of a run: it grows, it changes nothing of the run, and it goes on where a run goes on."""
+"""The page of a training run: its content, that the run does not depend on it, and that a resumed run continues it."""
 
+import os
 import re
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+import hw3utils.datasets  # noqa: F401 (it takes load_sprites before a test replaces it)
 from hw3utils.__main__ import main
 from hw3utils.files import file_sha256
 from hw3utils.learning.recipes import RECIPES, train_sprites
@@ -36,7 +38,7 @@ def rows(page):
     return [int(step) for step in re.findall(r"<p>Step ([0-9,]+)</p>", page)]
 
 
-def test_a_watched_run_has_the_bits_of_one_that_nobody_watches(few, tmp_path):
+def test_a_run_with_a_page_has_the_bits_of_one_without(few, tmp_path):
     train(tmp_path / "watched", 4)
     config = RECIPES["sprites"].__class__(steps=4, batch_size=4, checkpoint_every=2)
     for _ in train_sprites(FEW, config, out=tmp_path / "alone", device=torch.device("cpu")):
@@ -55,18 +57,18 @@ def test_the_rows_are_samples_of_the_average_from_the_same_noises(few, tmp_path)
     assert (kept == tile(tensor_to_images(made), columns=PICTURES)).all()
 
 
-def test_a_run_that_goes_on_keeps_its_page(few, tmp_path):
+def test_a_resumed_run_continues_its_page(few, tmp_path):
     train(tmp_path, 2)
     page = train(tmp_path, 4, "--resume")
     assert rows(page) == [2, 4]
     assert "Step 4 of 4" in page
 
 
-def test_the_page_looks_for_its_next_version_while_the_run_goes_on(tmp_path):
+def test_the_page_reloads_itself_until_the_run_has_ended(tmp_path):
     from hw3utils.learning.training import Step
 
     watch = Watch(tmp_path, RECIPES["sprites"])
-    watch.see(Step(1, 0.5, None, None))
+    watch.update(Step(1, 0.5, None, None))
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert 'http-equiv="refresh"' in page
     assert re.search(r"Step 1 of 50,000; about [0-9.]+ \w+ left", page)
@@ -74,18 +76,18 @@ def test_the_page_looks_for_its_next_version_while_the_run_goes_on(tmp_path):
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "refresh" not in page
     assert "stopped, to go on with --resume" in page
-    # It asks no other machine for anything.
+    # It loads nothing from elsewhere.
     assert not re.findall(r"https?://", page)
 
 
-def test_durations_are_said_as_people_say_them():
+def test_durations_have_a_fitting_unit():
     assert [duration(s) for s in (5, 90, 3000, 5400, 86400)] == ["5 s", "1.5 min", "50 min", "1.5 h", "24 h"]
 
 
-def test_tensorboard_is_asked_for_in_a_sentence_where_it_is_missing(few, tmp_path, monkeypatch, capsys):
+def test_a_missing_tensorboard_is_one_sentence(few, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    assert main(["train", "--steps", "1", "--tensorboard", "--out", str(tmp_path / "run")]) == 2
-    assert "--tensorboard needs the package tensorboard" in capsys.readouterr().err
+    assert main(["train", "--steps", "1", "--batch-size", "4", "--tensorboard", "--out", str(tmp_path / "run")]) == 2
+    assert "pip install tensorboard" in capsys.readouterr().err
 
 
 def test_tensorboard_gets_the_losses(few, tmp_path):
@@ -95,3 +97,17 @@ def test_tensorboard_gets_the_losses(few, tmp_path):
     train(tmp_path, 4, "--tensorboard")
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [event.step for event in events.Scalars("loss/training")] == [1, 2, 3, 4]
+
+
+def test_other_files_among_the_samples_are_ignored(tmp_path):
+    (tmp_path / "samples").mkdir()
+    for name in ("._00000002.png", "00000002 (1).png", "best.png", "00000003.png"):
+        Image.new("RGB", (16, 16)).save(tmp_path / "samples" / name)
+    Watch(tmp_path, RECIPES["sprites"], history=([0.5, 0.4], [])).write()
+    assert rows((tmp_path / "index.html").read_text(encoding="utf-8")) == [3]
+
+
+def test_a_page_in_a_folder_whose_name_is_not_utf_8(tmp_path):
+    out = tmp_path / os.fsdecode(b"h\xe9ros")
+    Watch(out, RECIPES["sprites"], history=([0.5, 0.4], [])).write()
+    assert "h\\udce9ros" in (out / "index.html").read_text(encoding="utf-8")

@@ -16,11 +16,10 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.benchmark import Measurement
 from torch.utils.flop_counter import FlopCounterMode
 from torchmetrics.image.fid import _compute_fid
 
@@ -37,6 +36,9 @@ from hw3utils.progress import progress
 from hw3utils.samplers import sample_ddim, sample_ddpm, sample_in_batches
 from hw3utils.schedules import linear_schedule
 from hw3utils.sprites import load_sprites
+
+if TYPE_CHECKING:
+    from torch.utils.benchmark import Measurement
 
 PICTURES = 50
 
@@ -110,7 +112,7 @@ def time_both(
     return result
 
 
-def _row(taken: Measurement, facts: dict[str, Any]) -> dict[str, Any]:
+def _row(taken: "Measurement", facts: dict[str, Any]) -> dict[str, Any]:
     """One contender in one table."""
     if "pictures" in facts:
         facts = {"pictures/s": facts.pop("pictures") / taken.median} | facts
@@ -226,7 +228,7 @@ def bench_train(device: torch.device, options: Options) -> dict[str, Any]:
     kinds |= {f"{name}, fp32": (name, "fp32") for name in others}
     if options.compile and device.type == "cuda":
         kinds["ours, bf16, compiled"] = ("ours", "bf16")
-    runs, facts = {}, {}
+    runs, facts = {}, dict[str, dict[str, Any]]()
     for row, (name, precision) in kinds.items():
         compile = row.endswith("compiled")
         network = copy.deepcopy(networks[name])
@@ -236,13 +238,14 @@ def bench_train(device: torch.device, options: Options) -> dict[str, Any]:
         facts[row] |= network_facts(networks[name].to(device))
         if not compile:
             facts[row] |= peak_memory(device, options, name=name, precision=precision, n=options.batch_size)
-    result = {"measures": time_both(runs, facts, options=options, device=device, desc="training step")}
+    measures = time_both(runs, facts, options=options, device=device, desc="training step")
+    result: dict[str, Any] = {"measures": measures}
     if options.growth:
         b = options.batch_size
         step = partial(training_step, make_network("ours"), "fp32", device)
         sizes = [(b // 4 or 1, 16), (b, 16), (4 * b, 16), (b, 32), (b, 64)]
-        runs = {(n, side): step(batch_size=n, side=side) for n, side in sizes}
-        result["growth"] = _growth(device, options, "step", runs)
+        larger = {(n, side): step(batch_size=n, side=side) for n, side in sizes}
+        result["growth"] = _growth(device, options, "step", larger)
     return result | {"missing": missing, "unit": f"training step of {options.batch_size} pictures"}
 
 
@@ -282,8 +285,8 @@ def bench_sample(device: torch.device, options: Options) -> dict[str, Any]:
     result: dict[str, Any] = {"measures": measures}
     if options.growth:
         sizes = [(64, 16), (256, 16), (1024, 16), (4096, 16), (64, 32), (64, 64)]
-        runs = {(n, side): _sampling_run(networks["ours"], device, n=n, side=side) for n, side in sizes}
-        result["growth"] = _growth(device, options, "sample", runs)
+        larger = {(n, side): _sampling_run(networks["ours"], device, n=n, side=side) for n, side in sizes}
+        result["growth"] = _growth(device, options, "sample", larger)
     return result | {"missing": missing, "unit": f"run of {options.nfe} evaluations for {PICTURES} pictures"}
 
 

@@ -1,21 +1,25 @@
 """Timing of functions in turn, and tables of the results."""
 
 import contextlib
+import logging
 import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils import benchmark
 
 from hw3utils.arguments import check_count
 from hw3utils.devices import device_name
 from hw3utils.noise import EpsModel
 from hw3utils.progress import progress
+
+if TYPE_CHECKING:
+    from torch.utils.benchmark import Measurement
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,18 @@ def timing_table(timings: list[Timing]) -> str:
 # ---------------------------------------------------------------------------------------------------------- hw3 bench
 
 
+def _benchmark() -> ModuleType:
+    """torch.utils.benchmark, whose import logs a warning where there is a CUDA toolkit and no GPU."""
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        from torch.utils import benchmark
+    finally:
+        logger.setLevel(before)
+    return benchmark
+
+
 @contextlib.contextmanager
 def cpu_threads(n: int | None) -> Iterator[int]:
     """A number of CPU threads for the length of a `with`; None keeps it."""
@@ -152,7 +168,7 @@ def measure(
     rounds: int,
     clock: Callable[[], float] = wall_clock,
     desc: str = "timing",
-) -> dict[str, benchmark.Measurement]:
+) -> "dict[str, Measurement]":
     """Time functions in turn, after two calls of each as warm-up; name -> a measurement with a time of each round."""
     # Not benchmark.Timer, which times one function after the other: ratios would then compare different minutes.
     seconds: dict[str, list[float]] = {name: [] for name in runs}
@@ -162,7 +178,7 @@ def measure(
             run()
             if number >= 2:
                 seconds[name].append(clock() - start)
-    threads = torch.get_num_threads()
+    benchmark, threads = _benchmark(), torch.get_num_threads()
     return {
         name: benchmark.Measurement(1, times, benchmark.TaskSpec(name, "", num_threads=threads))
         for name, times in seconds.items()
@@ -175,7 +191,7 @@ def quartiles(values: Sequence[float]) -> tuple[float, float]:
     return float(first), float(third)
 
 
-def ratios(measured: Mapping[str, benchmark.Measurement]) -> list[dict[str, Any]]:
+def ratios(measured: "Mapping[str, Measurement]") -> list[dict[str, Any]]:
     """How many times faster each of our rows ("ours...") is than each other one, as the median over the rounds.
 
     Returns:
@@ -197,11 +213,11 @@ def matmul_rate(dtype: torch.dtype, device: torch.device) -> float:
 
     def rate(size: int, rounds: int) -> float:
         a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-        timer = benchmark.Timer("a @ b", globals={"a": a, "b": b}, num_threads=torch.get_num_threads())
-        return 2e-9 * size**3 / min(timer.timeit(rounds).mean for _ in range(3))
+        timer = _benchmark().Timer("a @ b", globals={"a": a, "b": b}, num_threads=torch.get_num_threads())
+        return 2e-9 * size**3 / min(timer.timeit(1).mean for _ in range(rounds))
 
     # A large product in a precision that the processor lacks takes seconds.
-    small = rate(256, 3)
+    small = rate(256, 20)
     return rate(4096 if device.type == "cuda" else 1024, 10) if small > 5 else small
 
 

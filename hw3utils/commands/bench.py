@@ -2,13 +2,13 @@
 
 import argparse
 import dataclasses
+from typing import Any
 
 from hw3utils.commands import count, path, refuse_unused
 
 HELP = "measure our steps beside those of others"
 # Options of some parts only.
 PART_OPTIONS = {"batch-size": ("train",), "nfe": ("sample",), "growth": ("train", "sample")}
-PART_OPTIONS |= {"no-memory": ("train", "sample"), "no-compile": ("train", "sample")}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +47,7 @@ def call(args: argparse.Namespace) -> int:
     )
     machine = machine_line(device, args.threads)
     print(machine, end="\n\n", flush=True)
-    results = {"machine": machine, "options": dataclasses.asdict(options)}
+    results: dict[str, Any] = {"machine": machine, "options": dataclasses.asdict(options)}
     for part in chosen:
         results[part] = parts.PARTS[part](device, options)
         print(parts.report(part, results[part], device), end="\n\n", flush=True)

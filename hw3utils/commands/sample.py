@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hw3utils.commands import count, name_or_path, path, refuse_unused
 from hw3utils.progress import progress
@@ -74,7 +74,7 @@ def call(args: argparse.Namespace) -> int:
         raise ValueError(
             f"--weights {args.weights} holds a {type(network).__name__}, expected a noise predictor (UNet)."
         )
-    label, shape = class_number(args.label, card, network.n_classes), picture_shape(card)
+    label, shape = class_number(args.label, card, cast(int, network.n_classes)), picture_shape(card)
     inputs = read_inputs(args, shape, picture_background(card))
     guidance = 1.0 if args.guidance is None else args.guidance
     eps_model = network if label is None else samplers.guided(network, guidance=guidance)
@@ -91,7 +91,13 @@ def call(args: argparse.Namespace) -> int:
         bar.update()
         return eps_model(x, t, **labels)
 
-    options = {"n": n, "batch_size": args.batch_size, "seed": args.seed, "device": device, "steps": steps}
+    options: dict[str, Any] = {
+        "n": n,
+        "batch_size": args.batch_size,
+        "seed": args.seed,
+        "device": device,
+        "steps": steps,
+    }
     options["model_kwargs"] = None if label is None else {"label": torch.full((n,), label)}
     pictures, frames, name = _sample(args, counted, schedule, shape, options, inputs)
     bar.close()
@@ -178,8 +184,12 @@ def _sample(
     from hw3utils.inpainting import inpaint_steps
     from hw3utils.samplers import sample_in_batches
 
-    name, extra = args.sampler or ("ddim" if args.between or args.like else "ddpm"), {}
-    states = {"ddpm": samplers.ddpm_steps, "ddim": samplers.ddim_steps, "dpm": samplers.dpm_solver_steps}[name]
+    name, extra = args.sampler or ("ddim" if args.between or args.like else "ddpm"), dict[str, Any]()
+    states: Callable[..., Any] = {
+        "ddpm": samplers.ddpm_steps,
+        "ddim": samplers.ddim_steps,
+        "dpm": samplers.dpm_solver_steps,
+    }[name]
     if name == "ddim":
         extra["eta"] = args.eta or 0.0
     if args.mask:

@@ -6,7 +6,7 @@ import dataclasses
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -205,7 +205,7 @@ def _watch(args: argparse.Namespace, config: "TrainConfig", side: int | None) ->
 
 
 def _run_steps(
-    steps: "Iterator[Step]",
+    steps: "Generator[Step]",
     config: "TrainConfig",
     device: "torch.device",
     watch: "Watch | None",
@@ -239,7 +239,8 @@ class Display:
     """The progress bar of a run, on rank 0."""
 
     def __init__(self, config: "TrainConfig") -> None:
-        self.config, self.bar, self.average = config, None, 0.0
+        self.config, self.average = config, 0.0
+        self.bar: Any = None
 
     def __enter__(self) -> "Display":
         return self
@@ -255,8 +256,8 @@ class Display:
 
         try:
             if self.bar is None:
-                options = {"total": self.config.steps, "initial": step.step - 1, "desc": "training"}
-                self.bar, self.average = progress(None, show=process_rank() == 0, **options), step.loss
+                self.average, show = step.loss, process_rank() == 0
+                self.bar = progress(None, total=self.config.steps, initial=step.step - 1, desc="training", show=show)
             self.average = 0.98 * self.average + 0.02 * step.loss
             self.bar.set_postfix(loss=f"{self.average:.4f}", refresh=False)
             self.bar.update()

@@ -1,7 +1,7 @@
 """The classifier of sprites: its training objective, its training run, and its accuracy."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,7 +108,7 @@ def train_classifier(
     device: torch.device,
     resume: bool = False,
     compile: bool = False,
-) -> Iterator[Step]:
+) -> Generator[Step]:
     """Train the classifier; at the end write `out/weights.safetensors` and its card.
 
     Args:
@@ -119,7 +119,7 @@ def train_classifier(
         resume, compile: as in `train`.
 
     Returns:
-        An iterator over `Step`.
+        A generator of `Step`; closing it ends and saves the run.
 
     Raises:
         ValueError, FloatingPointError, OSError: as `train` does.

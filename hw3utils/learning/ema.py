@@ -30,7 +30,7 @@ class EMA:
     # the average of half-precision weights in half precision, and it waits for the accelerator at every update.
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.network, self.decay = network, decay
-        self.live = list(network.parameters())
+        self.live: list[Tensor] = list(network.parameters())
         self.average = [
             parameter.detach().to(torch.promote_types(parameter.dtype, torch.float32), copy=True)
             for parameter in self.live

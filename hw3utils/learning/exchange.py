@@ -115,5 +115,6 @@ def to_diffusers(network: UNet, schedule: NoiseSchedule, folder: str | Path, *, 
         set_alpha_to_one=True,
         timestep_spacing="trailing",
     )
-    DDIMPipeline(unet=model, scheduler=scheduler).save_pretrained(folder)
+    pipeline: Any = DDIMPipeline(unet=model, scheduler=scheduler)
+    pipeline.save_pretrained(folder)
     return Path(folder)

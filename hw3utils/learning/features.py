@@ -2,6 +2,7 @@
 
 import tempfile
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +40,7 @@ class Features(nn.Module):
 
 class _SpriteFeatures(Features):
     def __init__(self, classifier: SpriteClassifier, scale: float) -> None:
-        super().__init__("sprites", classifier.config["features"])
+        super().__init__("sprites", classifier.num_features)
         self.classifier, self.scale = classifier, scale
         self.eval().requires_grad_(False)
 
@@ -88,7 +89,7 @@ def feature_extractor(
         if inception_weights is not None:
             raise ValueError("Inception weights were given but the features are 'sprites'; ask for 'inception'.")
         classifier, _, card = load_weights(pretrained_path("classifier"))
-        return _SpriteFeatures(classifier, card["feature_scale"]).to(device)
+        return _SpriteFeatures(cast(SpriteClassifier, classifier), card["feature_scale"]).to(device)
     if name == "inception":
         return _inception(inception_weights, download).to(device)
     raise ValueError(f"there are no features {shown(name)}, expected 'sprites' or 'inception'.")

@@ -6,7 +6,7 @@ Each computes in the dtype of its weights and answers in the dtype of its input.
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from torch.nn import functional as F
 
 from hw3utils.arguments import check_count, check_number, shown
 from hw3utils.schedules import schedule_from_card
+
+Layer = TypeVar("Layer", bound=nn.Module)
 
 
 def sinusoidal_embedding(t: Tensor, dimension: int, *, max_period: float = 10_000.0) -> Tensor:
@@ -40,7 +42,7 @@ def sinusoidal_embedding(t: Tensor, dimension: int, *, max_period: float = 10_00
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
-def _zeroed(layer: nn.Module) -> nn.Module:
+def _zeroed(layer: Layer) -> Layer:
     """Set a layer's parameters to zero: the residual block that ends with it begins as the identity."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
@@ -178,6 +180,7 @@ class UNet(nn.Module):
         if schedule is not None:
             made = schedule_from_card(schedule)
             levels = torch.stack([made.signal, made.noise]).float()
+        self.levels: Tensor | None
         self.register_buffer("levels", levels, persistent=False)
         self.n_classes = n_classes
         self.time_width = time_width
@@ -269,17 +272,17 @@ class UNet(nn.Module):
         modulation, attention = self.scales_and_shifts(t, label), iter(self.attention)
         h = self.stem(x_t.to(self.stem.weight.dtype))
         skips = []
-        for level, blocks in enumerate(self.down):
+        for level in range(len(self.down)):
             if level:
                 h = self.shrink[level - 1](h)
-            for block in blocks:
+            for block in _blocks(self.down, level):
                 h = block(h, *next(modulation))
             skips.append(h)
         h = skips.pop()
         for level in reversed(range(len(self.up))):
             if skips and level < len(self.up) - 1:
                 h = F.interpolate(self.grow[level](h), scale_factor=2) + skips.pop()
-            for block in self.up[level]:
+            for block in _blocks(self.up, level):
                 h = block(h, *next(modulation))
                 if level == 0:
                     h = next(attention)(h)
@@ -288,6 +291,13 @@ class UNet(nn.Module):
             return f
         signal, noise = self.levels[:, t].to(x_t.dtype)[:, :, None, None, None]
         return noise * x_t + signal * f
+
+
+def _blocks(levels: nn.ModuleList, level: int) -> nn.ModuleList:
+    """The blocks of a level."""
+    blocks = levels[level]
+    assert isinstance(blocks, nn.ModuleList)  # for the type checker
+    return blocks
 
 
 class ScoreMLP(nn.Module):
@@ -324,8 +334,8 @@ class ScoreMLP(nn.Module):
         dimension, width = check_count(dimension, "dimension"), check_count(width, "width")
         depth = check_count(depth, "depth")
         data_scale = check_number(data_scale, "data_scale", above=0)
-        sizes = {"dimension": dimension, "width": width, "depth": depth}
-        self.config = {**sizes, "conditional": conditional, "data_scale": data_scale}
+        self.config: dict[str, Any] = {"dimension": dimension, "width": width, "depth": depth}
+        self.config |= {"conditional": conditional, "data_scale": data_scale}
         self.dimension, self.conditional, self.data_scale = dimension, conditional, data_scale
         sizes = [dimension + conditional, *[width] * depth]
         layers = [part for a, b in itertools.pairwise(sizes) for part in (nn.Linear(a, b), nn.SiLU())]
@@ -349,7 +359,7 @@ class ScoreMLP(nn.Module):
             raise ValueError(f"this network takes floating-point points (B, {self.dimension}): got {got}.")
         if x.ndim != 2 or x.shape[1] != self.dimension:
             raise ValueError(f"this network takes points (B, {self.dimension}): got shape {tuple(x.shape)}.")
-        dtype = self.layers[0].weight.dtype
+        dtype = next(self.parameters()).dtype
         if not self.conditional:
             return self.layers(x.to(dtype)).to(x.dtype)
         level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
@@ -375,11 +385,12 @@ class EpsMLP(nn.Module):
     Source: Song et al. 2021, arXiv 2011.13456, appendix B (variance exploding and variance preserving).
     """
 
-    def __init__(self, *, schedule: Mapping[str, Any], **options: float) -> None:
+    def __init__(self, *, schedule: Mapping[str, Any], **options: Any) -> None:
         super().__init__()
         made = schedule_from_card(schedule)
         self.config = {"schedule": dict(schedule), **options}
         self.score = ScoreMLP(conditional=True, **options)
+        self.levels: Tensor
         self.register_buffer("levels", torch.stack([made.signal, made.noise]).float(), persistent=False)
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
@@ -412,7 +423,7 @@ class SpriteClassifier(nn.Module):
             str(name): check_count(n, f"the values of {name}", high=10_000) for name, n in attributes.items()
         }
         width = 8 * check_count(width // 8 if isinstance(width, int) else width, "width / 8", high=128)
-        features = check_count(features, "features", high=10_000)
+        features = self.num_features = check_count(features, "features", high=10_000)
         self.config = {"attributes": self.attributes, "width": width, "features": features}
 
         def level(channels_in: int, channels: int, stride: int) -> list[nn.Module]:

@@ -1,7 +1,7 @@
 """Training objectives: the random draws of a step, and the loss computed from them."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,8 @@ class Objective(Protocol):
         """Make all random draws for a batch."""
         ...
 
-    def __call__(self, network: nn.Module, *drawn: Tensor) -> Tensor:
+    # Any arguments, for the type checker: an objective names those that its own draw returns.
+    def __call__(self, network: nn.Module, /, *drawn: Any, **options: Any) -> Tensor:
         """Give the loss of each sample, (B,)."""
         ...
 

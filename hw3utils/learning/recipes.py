@@ -4,7 +4,7 @@ import dataclasses
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,24 +32,26 @@ class LabelledPictures(Protocol):
     Images are uint8 (N, side, side, 3), labels one-hot (N, C).
     """
 
-    train_images: np.ndarray
-    train_labels: np.ndarray
-    test_images: np.ndarray
-    test_labels: np.ndarray
-    class_names: tuple[str, ...]
-    source: str
-    sha256: str
-    background: int
-
     @property
-    def side(self) -> int:
-        """Pixels of a side."""
-        ...
-
+    def train_images(self) -> np.ndarray: ...  # noqa: D102
     @property
-    def channels(self) -> int:
-        """1 for grey pictures, else 3."""
-        ...
+    def train_labels(self) -> np.ndarray: ...  # noqa: D102
+    @property
+    def test_images(self) -> np.ndarray: ...  # noqa: D102
+    @property
+    def test_labels(self) -> np.ndarray: ...  # noqa: D102
+    @property
+    def class_names(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def source(self) -> str: ...  # noqa: D102
+    @property
+    def sha256(self) -> str: ...  # noqa: D102
+    @property
+    def background(self) -> int: ...  # noqa: D102
+    @property
+    def side(self) -> int: ...  # noqa: D102
+    @property
+    def channels(self) -> int: ...  # noqa: D102
 
 
 def picture_tensors(images: np.ndarray, labels: np.ndarray, *, channels: int = 3) -> tuple[Tensor, Tensor]:
@@ -86,7 +88,7 @@ def train_sprites(
     resume: bool = False,
     compile: bool = False,
     step: TrainingStep | None = None,
-) -> Iterator[Step]:
+) -> Generator[Step]:
     """Train the recipe's network on sprites; at the end write `out/weights.safetensors` and its card.
 
     Args:
@@ -97,7 +99,7 @@ def train_sprites(
         resume, compile, step: as in `train`.
 
     Returns:
-        An iterator over `Step`.
+        A generator of `Step`; closing it ends and saves the run.
 
     Raises:
         ValueError, FloatingPointError, OSError: as `train` does.

@@ -27,7 +27,7 @@ class RunState(Protocol):
 
     network: nn.Module
     ema: EMA
-    optimizer: torch.optim.Optimizer
+    optimizer: torch.optim.Adam
     generator: torch.Generator
     device: torch.device
     config: Any
@@ -123,7 +123,7 @@ def _data_sha256(data: tuple[Tensor, ...]) -> str:
     """A hash of the data, to recognise the data that a checkpoint was made with."""
     sha256 = hashlib.sha256()
     for tensor in data:
-        sha256.update(tensor.cpu().contiguous().view(torch.uint8).numpy())
+        sha256.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
     return sha256.hexdigest()
 
 

@@ -8,10 +8,10 @@ import atexit
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.distributed
@@ -141,7 +141,7 @@ def train(
     compile: bool = False,
     step: TrainingStep | None = None,
     at_end: Callable[[], object] | None = None,
-) -> Iterator[Step]:
+) -> Generator[Step]:
     """Train a network in place and yield after every step.
 
     The network stays on its device; the data are copied there once. With `out`, a checkpoint is written every
@@ -166,7 +166,7 @@ def train(
         at_end: called once after the last step and its checkpoint, while the folder is still locked.
 
     Returns:
-        An iterator over `Step`.
+        A generator of `Step`; closing it ends and saves the run.
 
     Raises:
         ValueError: when the batch is larger than the data, the checkpoint belongs to other settings or is damaged,
@@ -247,7 +247,7 @@ def _loop(
     out: str | Path | None,
     resume: bool,
     at_end: Callable[[], object] | None,
-) -> Iterator[Step]:
+) -> Generator[Step]:
     """The iterator of `train`: nothing is read, locked or computed before its first step is asked for."""
     locked = contextlib.nullcontext() if out is None or process_rank() else lock_run(out, resume)
     with locked, _saved_at_exit(lambda: CheckpointManager(make_run(), out, resume)) as manager:
@@ -328,7 +328,8 @@ class _Run:
         self.batches = len(data[0]) // config.batch_size
         self.epoch: int | None = None
         self.order = torch.empty(0)
-        self.rank, self.world, self.rank_slice, self.forward = process_rank(), process_count(), slice(None), network
+        self.rank, self.world, self.rank_slice = process_rank(), process_count(), slice(None)
+        self.forward = network
         if self.world > 1:
             if config.batch_size % self.world:
                 raise ValueError(
@@ -339,7 +340,7 @@ class _Run:
             self.forward = DistributedDataParallel(network)
         if compile:
             mode = "reduce-overhead" if self.device.type == "cuda" else None
-            self.forward = torch.compile(self.forward, mode=mode)
+            self.forward = cast(nn.Module, torch.compile(self.forward, mode=mode))
 
     def check_same_step(self) -> None:
         """Raise unless all processes are at the same step: one without the checkpoint would never end."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +75,7 @@ def save_weights(
     }
     write_tensors(path, kept)
     own = {
-        "network": {"name": type(network).__name__, **network.config},
+        "network": {"name": type(network).__name__, **cast(Mapping[str, Any], network.config)},
         "schedule": None if schedule is None else schedule.card(),
         "sha256": file_sha256(path),
     }

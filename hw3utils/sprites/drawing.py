@@ -1,5 +1,6 @@
 """The embedded sprite generator: draws pictures and data sets from the grammar, counts it, and tests its rules."""
 
+from collections.abc import Sequence
 from functools import cache, lru_cache
 
 import numpy as np
@@ -77,7 +78,7 @@ _TONES = {
 _OUTLINE_TONES = np.array([_packed(colour) for colour in OUTLINES.values()], np.uint32)
 
 
-def draw_sprites(n: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+def draw_sprites(n: int, *, seed: int | Sequence[int] = 0) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     """Draw n sprites from the grammar, each class equally often, in random order.
 
     Args:
@@ -296,23 +297,20 @@ def sprite_set(
             f"Got n_train = {n_train} and n_test = {n_test}, expected at least 1 each and at most {MOST_EMBEDDED} "
             "together: ask for fewer sprites."
         )
-    images = labels = attributes = None
+    images, labels, attributes = draw_sprites(wanted + wanted // 20 + 16, seed=[seed, 0])
     attempt = 0
-    while images is None or len(images) < wanted:
-        missing = wanted - (0 if images is None else len(images))
-        # About one sprite in forty repeats an earlier one; the loop draws what is still missing.
-        drawn = draw_sprites(missing + missing // 20 + 16, seed=[seed, attempt])
-        if images is None:
-            images, labels, attributes = drawn
-        else:
-            images = np.concatenate([images, drawn[0]])
-            labels = np.concatenate([labels, drawn[1]])
-            attributes = {name: np.concatenate([old, drawn[2][name]]) for name, old in attributes.items()}
+    while True:
         # The first of each picture, in the order of drawing.
         first = np.sort(np.unique(as_rows(images), return_index=True)[1])
         images, labels = images[first], labels[first]
         attributes = {name: values[first] for name, values in attributes.items()}
-        attempt += 1
+        if len(images) >= wanted:
+            break
+        # About one sprite in forty repeats an earlier one; draw what is still missing.
+        attempt, missing = attempt + 1, wanted - len(images)
+        more = draw_sprites(missing + missing // 20 + 16, seed=[seed, attempt])
+        images, labels = np.concatenate([images, more[0]]), np.concatenate([labels, more[1]])
+        attributes = {name: np.concatenate([old, more[2][name]]) for name, old in attributes.items()}
 
     def part(start, stop):
         return images[start:stop], labels[start:stop], {name: v[start:stop] for name, v in attributes.items()}

@@ -120,7 +120,7 @@ def load_sprites(
         return _sprite_data(*train[:2], *test[:2], CLASS_NAMES, f"drawn by the embedded generator, seed {seed}")
     if source == "real":
         images, labels, sentence = _read_real(root, download)
-        class_names, background = CLASS_NAMES, 255
+        class_names, background = tuple(CLASS_NAMES), 255
     else:
         folder = _folder(source, root)
         tiles = read_folder(folder, cut or Cut())
@@ -132,10 +132,12 @@ def load_sprites(
 
 
 def _sprite_data(train_images, train_labels, test_images, test_labels, class_names, sentence, background=255):
-    arrays = [np.ascontiguousarray(array) for array in (train_images, train_labels, test_images, test_labels)]
-    sha256 = hashlib.sha256(arrays[0])
-    sha256.update(arrays[1])
-    return SpriteData(*arrays, tuple(class_names), sentence, sha256.hexdigest(), background)
+    arrays = (train_images, train_labels, test_images, test_labels)
+    train_images, train_labels, test_images, test_labels = map(np.ascontiguousarray, arrays)
+    sha256 = hashlib.sha256(train_images.data)
+    sha256.update(train_labels.data)
+    names, digest = tuple(class_names), sha256.hexdigest()
+    return SpriteData(train_images, train_labels, test_images, test_labels, names, sentence, digest, background)
 
 
 def _split(images, n_train, n_test, seed):
