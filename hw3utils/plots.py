@@ -448,26 +448,26 @@ def plain_ticks(ax: Axes, *, x: Sequence[float] = (), y: Sequence[float] = ()) -
 
 def unet_diagram(ax: Axes) -> Axes:
     """Draw the UNet of the sprites with the shapes of its levels, its skip connections and its embeddings."""
-    levels = [("32 x 16 x 16", 0.0), ("64 x 8 x 8", -1.0), ("128 x 4 x 4", -2.0)]
+    arrow = {"arrowstyle": "-|>", "shrinkA": 30, "shrinkB": 30, "lw": 1.2}
     box = {"boxstyle": "round,pad=0.35", "fc": "white", "ec": "black"}
-    arrow = {"arrowstyle": "-|>", "shrinkA": 26, "shrinkB": 26, "lw": 1.2}
-    text = {"ha": "center", "va": "center", "fontsize": 10, "bbox": box}
-    ax.text(-1.6, 0, "$x_t$\n3 x 16 x 16", **text)
-    ax.text(6.6, 0, r"$f_\theta$" + "\n3 x 16 x 16", **text)
-    ax.annotate("", (0, 0), (-1.6, 0), arrowprops=arrow)
-    ax.annotate("", (6.6, 0), (5, 0), arrowprops=arrow)
-    for k, (shape, y) in enumerate(levels[:2]):
-        attention = "\n2 blocks, each with attention" if k == 0 else "\n1 block"
-        ax.text(k, y, f"{shape}\n1 block", **text)
-        ax.text(5 - k, y, shape + attention, **text)
-        ax.annotate("", (5 - k, y), (k, y), arrowprops={**arrow, "ls": "--", "shrinkA": 48, "shrinkB": 72})
-    ax.text(2.5, -2, "128 x 4 x 4\n1 block down, 1 block up", **text)
-    ends = [(0, 0), (1, -1), (2.5, -2), (4, -1), (5, 0)]
-    for start, end in itertools.pairwise(ends):
+    places = {
+        "$x_t$\n3 x 16 x 16": (-2.2, 0),
+        "32 x 16 x 16\n1 block": (0, 0),
+        "64 x 8 x 8\n1 block": (1.4, -1),
+        "128 x 4 x 4\n2 blocks": (3.5, -2),
+        "64 x 8 x 8\n1 block ": (5.6, -1),
+        "32 x 16 x 16\n2 blocks, attention": (7.2, 0),
+        r"$f_\theta$" + "\n3 x 16 x 16": (9.8, 0),
+    }
+    for label, (x, y) in places.items():
+        ax.text(x, y, label, ha="center", va="center", fontsize=10, bbox=box)
+    for start, end in itertools.pairwise(places.values()):
         ax.annotate("", end, start, arrowprops=arrow)
-    ax.text(2.5, 0.12, "skip connections (added)", ha="center", fontsize=9)
+    for start, end in (((0.9, 0), (5.8, 0)), ((2.3, -1), (4.8, -1))):
+        ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "ls": "--"})
+    ax.text(3.5, 0.12, "skip connections (added)", ha="center", fontsize=9)
     label = "time and label: an embedding of 256, a scale and a shift in each block"
-    ax.text(2.5, 0.85, label, ha="center", fontsize=9)
-    ax.set(xlim=(-2.5, 7.5), ylim=(-2.5, 1.1))
+    ax.text(3.5, 0.7, label, ha="center", fontsize=9)
+    ax.set(xlim=(-3.4, 11), ylim=(-2.5, 1))
     ax.axis("off")
     return ax

@@ -59,7 +59,7 @@ PROFILES = {
         "quick",
         chain_samples=20_000,
         bound_samples=2_000,
-        live_steps=400,
+        live_steps=600,
         live_heldout=256,
         samples=50,
         ladder_samples=8,
