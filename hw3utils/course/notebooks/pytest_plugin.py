@@ -5,6 +5,7 @@ Loaded by `-p hw3utils.pytest_plugin` in .pytest.ini; a conftest.py would not be
 
 import importlib.util
 import os
+from pathlib import Path
 from typing import Any
 
 from hw3utils.course.profiles import PROFILE_VARIABLE
@@ -23,3 +24,27 @@ def pytest_configure(config: Any) -> None:
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
         spec = importlib.util.spec_from_file_location("hw3_offline", folder / "sitecustomize.py")
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
+# `pytest -m quick`: the mathematics, for every save. Nothing else is collected then, since importing it takes longer.
+QUICK = frozenset(
+    f"test_{name}.py"
+    for name in (
+        *("schedules", "diffusion", "mixtures", "losses", "score_matching", "samplers", "inpainting", "langevin"),
+        *("divergences", "flows", "numerics", "gradient_models", "networks"),
+    )
+)
+
+
+def pytest_ignore_collect(collection_path: Path, config: Any) -> bool | None:
+    """Collect only the files of the mathematics under `-m quick`."""
+    if config.option.markexpr == "quick" and collection_path.is_file():
+        return collection_path.name not in QUICK
+    return None
+
+
+def pytest_collection_modifyitems(items: list[Any]) -> None:
+    """Mark the tests of the mathematics as quick."""
+    for item in items:
+        if item.path.name in QUICK:
+            item.add_marker("quick")
