@@ -126,7 +126,7 @@ def test_an_animation_is_named(pictures, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "named"),
     [
         (["--like", "{0}", "--between", "{0}", "{1}"], "--between"),
         (["--mask", "{0}"], "--like"),
@@ -141,7 +141,7 @@ def test_an_animation_is_named(pictures, tmp_path, capsys):
         (["--like", "{0}", "--mask", "{small}"], "10x10"),
     ],
 )
-def test_what_does_not_go_together_is_one_sentence(words, said, pictures, tmp_path, capsys):
+def test_options_that_exclude_each_other_are_one_sentence(words, named, pictures, tmp_path, capsys):
     masks = {"wide": tmp_path / "wide.png", "small": tmp_path / "small.png"}
     for size, path in zip(((32, 16), (10, 10)), masks.values(), strict=True):
         Image.new("L", size).save(path)
@@ -149,5 +149,5 @@ def test_what_does_not_go_together_is_one_sentence(words, said, pictures, tmp_pa
     where = [] if "--out" in words else ["--out", str(tmp_path / "x.png")]
     assert main([*FAST, *words, *where]) == 2
     error = capsys.readouterr().err
-    assert said in error
+    assert named in error
     assert error.count("\n") == 1

@@ -270,7 +270,7 @@ class Display:
 
 
 def _update_page(watch: "Watch | None", step: "Step") -> None:
-    """Add a step to the page; whatever fails there becomes one sentence."""
+    """Add a step to the page; any error there becomes one sentence."""
     if watch is None:
         return
     try:
