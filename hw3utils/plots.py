@@ -137,8 +137,8 @@ def animation(
 def sliders(draw: Callable[..., None], **values: Sequence[float]) -> None:
     """Show sliders above a figure that is redrawn for each setting.
 
-    In a notebook that is executed as a whole (HW3_QUIET, as in `hw3 run` and in the tests) a line of text takes their
-    place: put a static figure below.
+    In executed notebooks (HW3_QUIET, as in `hw3 run` and in the tests) a line of text takes their place: put a static
+    figure below.
 
     Args:
         draw: function of one keyword argument for each slider; draws with `figure(None, ...)`.

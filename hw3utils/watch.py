@@ -42,8 +42,10 @@ def sample_files(out: Path) -> list[Path]:
 
 
 def check_page(out: Path) -> None:
-    """Raise ValueError when the folder of a run has an index.html that is not the page of a run."""
-    page = out / PAGE
+    """Raise ValueError when the page or the samples of a run cannot be written beside what is in its folder."""
+    page, samples = out / PAGE, out / SAMPLES
+    if samples.exists() and not samples.is_dir():
+        raise ValueError(f"{samples} is a file, expected a folder; choose another --out.")
     if page.exists() and _MARK not in page.read_text(encoding="utf-8", errors="replace")[:1000]:
         raise ValueError(f"{page} is not the page of a training and would be overwritten; choose another --out.")
 

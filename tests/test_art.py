@@ -136,7 +136,7 @@ def test_the_reader_takes_what_editors_write(art):
         assert grammar.read_kinds(art) == drawing.KINDS
 
 
-# What is changed in the file of the own kind, the line that the sentence names, and what it says.
+# Name of a case -> (what is replaced by what in a file of our own, the line number and the text of the message).
 WRONG_LINES = {
     "unknown word": (("mirrored", "mirored"), 3, "got 'mirored', expected one of note, weight, mirrored, moves"),
     "weight of nothing": (("weight 2", "weight 0"), 2, "got 'weight 0', expected a number above 0"),
@@ -174,7 +174,7 @@ WRONG_LINES = {
     "unknown use": (("hero_offhands", "hero_hands"), 25, "got 'hero_hands', expected one of hero_bodies, hero_capes"),
     "use how": (("with w for t", "with wood"), 25, "got 'use hero_offhands with wood', expected 'use FILE' or 'use"),
     "use of a new letter": (("with w for t", "with k for t"), 25, "got 'k', expected one of ., #, _, s"),
-    "use of a lost letter": (("with w for t", "with w for z"), 25, "got 'z' to be replaced, expected a character that"),
+    "use of a lost letter": (("with w for t", "with w for z"), 25, "got 'z'"),
     "use of a part again": (("use hero", "part none\nuse hero"), 26, "got 'none' a second time"),
     "use without room": (("hero_offhands with w for t", "hero_weapons"), 25, "got the part 'spear' drawn up to"),
 }
@@ -244,7 +244,7 @@ def test_every_shared_file_is_used():
     assert used == {path.stem for path in (grammar.ART / "shared").iterdir()}
 
 
-def test_the_readme_is_short_and_names_the_whole_format():
+def test_the_readme_is_short_and_names_every_part_of_the_format():
     assert len(README.splitlines()) <= 15
     for keyword in grammar.KIND_KEYWORDS:
         assert re.search(rf"`{keyword}\b", README), keyword

@@ -96,7 +96,7 @@ def test_shipped_weights_are_those_of_the_card(heldout):
     assert np.mean(list(right.values())) > 0.95
 
 
-def test_features_are_those_of_the_classifier_and_tell_classes_apart(heldout):
+def test_features_are_those_of_the_classifier_and_separate_the_classes(heldout):
     network, _ = hw3utils.load_pretrained("classifier")
     extractor = feature_extractor("sprites")
     pictures, attributes = (tensor[:500] for tensor in heldout)

@@ -115,7 +115,7 @@ def test_the_card_may_say_nothing_of_the_data(weights, tmp_path, capsys):
         assert "'food'" in capsys.readouterr().err
 
 
-def test_training_that_diverges_says_so_and_exits_with_1(small, tmp_path, capsys):
+def test_a_training_that_diverges_is_one_sentence_and_exit_code_1(small, tmp_path, capsys):
     command = ["train", "--steps", "40", "--batch-size", "4", "--device", "cpu", "--checkpoint-every", "1"]
     assert main([*command, "--lr", "1e38", "--out", str(tmp_path / "w")]) == 1
     error = capsys.readouterr().err
@@ -229,14 +229,14 @@ def test_wrong_use_is_one_sentence_and_exit_code_2(weights, tmp_path, capsys, mo
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_both_names_of_the_command_are_one():
+def test_both_names_of_the_command_are_the_same_program():
     [script] = [entry for entry in importlib.metadata.entry_points(group="console_scripts") if entry.name == "hw3"]
     assert script.load() is main
-    says = [
+    versions = [
         subprocess.run([*command, "--version"], capture_output=True, text=True).stdout
         for command in ([sys.executable, "-m", "hw3utils"], [os.path.join(os.path.dirname(sys.executable), "hw3")])
     ]
-    assert says[0] == says[1] == f"hw3utils {hw3utils.__version__}\n"
+    assert versions[0] == versions[1] == f"hw3utils {hw3utils.__version__}\n"
 
 
 SMALL = """
@@ -338,9 +338,21 @@ def test_a_page_that_fails_ends_the_run_with_its_steps_saved(small, tmp_path, ca
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", ["index.html", "weights.safetensors", "weights.json", "samples/00000007.png"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "index.html",
+        "weights.safetensors",
+        "weights.json",
+        "samples/00000007.png",
+        "checkpoint-00000007.safetensors",
+        "samples",
+    ],
+)
 @pytest.mark.parametrize("resume", [[], ["--resume"]])
 def test_files_of_others_are_not_overwritten(small, tmp_path, capsys, name, resume):
+    if resume and name.startswith("checkpoint"):
+        pytest.skip("it may be of this run, killed at its first checkpoint")
     file = tmp_path / "site" / name
     file.parent.mkdir(parents=True)
     file.write_text("mine")

@@ -91,7 +91,7 @@ def test_classes_are_drawn_with_their_shares():
     assert torch.equal(labels, fid_table.drawn_labels(shares, seed=1))
 
 
-def test_processes_make_the_whole_together_and_nothing_twice(small, tmp_path):
+def test_processes_share_the_files_and_make_none_twice(small, tmp_path):
     shares = []
     for rank in (0, 1):
         with pytest.MonkeyPatch.context() as patch:
@@ -119,7 +119,7 @@ def test_another_plan_in_the_same_folder_is_refused(small, tmp_path):
     made(small, tmp_path)
     with pytest.raises(ValueError, match=r"precision.*'fp32'.*'bf16'"):
         made(small | {"precision": "bf16"}, tmp_path)
-    assert len(made(small | {"n": 12}, tmp_path)) == 9  # more of the same is no other plan
+    assert len(made(small | {"n": 12}, tmp_path)) == 9  # n may differ
 
 
 def test_the_table_is_measured_from_complete_cells_only(small, tmp_path, monkeypatch):
@@ -188,7 +188,7 @@ def table():
     return fid_table.stored_table()
 
 
-def test_the_stored_table_says_where_it_comes_from(table):
+def test_the_stored_table_has_its_settings_and_versions(table):
     assert table["command"].startswith("hw3 fid --table")
     assert table["plan"]["weights"] == hw3utils.pretrained_card("sprites")["sha256"]
     assert table["features"]["sha256"] == hw3utils.pretrained_card("classifier")["sha256"]

@@ -90,8 +90,9 @@ def test_classifier_guidance_of_the_mixture_is_the_class_alone():
 
     def guided(x, t):
         signal, noise = SCHEDULE.signal[t[0]], SCHEDULE.noise[t[0]]
-        whole, part = MIXTURE.perturbed(signal, noise), one.perturbed(signal, noise)
-        return MIXTURE.eps_model(SCHEDULE)(x, t) - noise * gradient(lambda x: part.log_prob(x) - whole.log_prob(x), x)
+        all_classes, part = MIXTURE.perturbed(signal, noise), one.perturbed(signal, noise)
+        classifier = gradient(lambda x: part.log_prob(x) - all_classes.log_prob(x), x)
+        return MIXTURE.eps_model(SCHEDULE)(x, t) - noise * classifier
 
     same(sample_ddim(guided, X, SCHEDULE, steps=10), sample_ddim(one.eps_model(SCHEDULE), X, SCHEDULE, steps=10))
 

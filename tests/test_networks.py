@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from tiny import unet
 from torch.nn import functional as F
 from torch.testing import assert_close
 
@@ -15,11 +16,9 @@ from hw3utils.losses import implicit_score_matching
 from hw3utils.samplers import guided
 from hw3utils.schedules import linear_schedule
 
-TINY = {"widths": (8, 16), "blocks_down": (1, 1), "blocks_up": (1, 1), "groups": 4, "time_width": 16, "n_classes": 3}
 
-
-def awake(network, seed=0):
-    """The network with small numbers in the layers that start at zero, which would hide what stands before them."""
+def without_zeros(network, seed=0):
+    """The network with small numbers in the layers that start at zero, which would hide the layers before them."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -29,12 +28,12 @@ def awake(network, seed=0):
 
 
 def tiny(**options):
-    return seeded(lambda: UNet(**TINY | options), 0)
+    return unet(**{"n_classes": 3, **options})
 
 
 @pytest.fixture
 def network():
-    return awake(tiny())
+    return without_zeros(tiny())
 
 
 @pytest.fixture
@@ -77,7 +76,7 @@ def test_answer_has_the_form_of_the_question(network, side, n):
 
 
 def test_one_level_and_other_channels_work():
-    network = awake(tiny(channels=1, widths=(8,), blocks_down=(2,), blocks_up=(1,)))
+    network = without_zeros(tiny(channels=1, widths=(8,), blocks_down=(2,), blocks_up=(1,)))
     x = torch.randn(2, 1, 6, 10, generator=torch.Generator().manual_seed(0))
     assert network(x, torch.tensor([1, 2])).shape == x.shape
     with pytest.raises(ValueError, match="sides a multiple of 2"):
@@ -85,7 +84,7 @@ def test_one_level_and_other_channels_work():
 
 
 def test_the_attention_that_is_written_out_is_the_librarys():
-    layer = awake(seeded(lambda: Attention(8, 4), 0))
+    layer = without_zeros(seeded(lambda: Attention(8, 4), 0))
     x = torch.randn(2, 8, 6, 10, generator=torch.Generator().manual_seed(0))
     h = layer.norm(x)
     query, key, value = (part.flatten(2).mT for part in (layer.query(h), *layer.key_value(h).chunk(2, dim=1)))
@@ -105,7 +104,7 @@ def test_with_a_schedule_it_starts_at_the_linear_guess(batch):
     network = tiny(schedule=schedule.card())
     assert_close(network(x, t, label), schedule.noise[t].float()[:, None, None, None] * x)
     # Awake, what the layers compute enters with the factor signal_t.
-    plain, built = awake(tiny()), awake(network)
+    plain, built = without_zeros(tiny()), without_zeros(network)
     expected = schedule.noise[t].float()[:, None, None, None] * x + schedule.signal[t].float()[
         :, None, None, None
     ] * plain(x, t, label)
@@ -115,7 +114,7 @@ def test_with_a_schedule_it_starts_at_the_linear_guess(batch):
 
 @pytest.mark.parametrize("schedule", [None, linear_schedule(1000).card()])
 def test_every_parameter_gets_a_gradient(schedule, batch):
-    network = awake(tiny(schedule=schedule))
+    network = without_zeros(tiny(schedule=schedule))
     network(*batch).square().sum().backward()
     without = [name for name, parameter in network.named_parameters() if not parameter.grad.any()]
     assert without == []
@@ -211,18 +210,18 @@ def test_it_refuses_a_wrong_architecture(options, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda x, t, label: (x[0], t, label), r"\(B, 3, H, W\) with sides a multiple of 2: got shape \(3, 8, 8\)"),
-        (lambda x, t, label: (x[:, :1], t, label), r"got shape \(4, 1, 8, 8\)"),
-        (lambda x, t, label: (x[..., :7], t, label), r"got shape \(4, 3, 8, 7\)"),
-        (lambda x, t, label: (x.to(torch.uint8), t, label), r"floating-point pictures: got torch.uint8"),
-        (lambda x, t, label: (x, t[:2], label), r"one value a picture, shape \(4,\): got t \(2,\)"),
-        (lambda x, t, label: (x, t[:, None], None), r"got t \(4, 1\)"),
-        (lambda x, t, label: (x, t, label[:1]), r"and label \(1,\)"),
-        (lambda x, t, label: (x, t / 1000, label), r"int64: got t torch.float32"),
-        (lambda x, t, label: (x, t, label.float()), r"and label torch.float32"),
+        (lambda x, t, label: (x[0], t, label), r"\(3, 8, 8\)"),
+        (lambda x, t, label: (x[:, :1], t, label), r"\(4, 1, 8, 8\)"),
+        (lambda x, t, label: (x[..., :7], t, label), r"\(4, 3, 8, 7\)"),
+        (lambda x, t, label: (x.to(torch.uint8), t, label), r"uint8"),
+        (lambda x, t, label: (x, t[:2], label), r"t \(2,\)"),
+        (lambda x, t, label: (x, t[:, None], None), r"t \(4, 1\)"),
+        (lambda x, t, label: (x, t, label[:1]), r"label \(1,\)"),
+        (lambda x, t, label: (x, t / 1000, label), r"t torch.float32"),
+        (lambda x, t, label: (x, t, label.float()), r"label torch.float32"),
     ],
 )
-def test_it_refuses_a_wrong_question(network, batch, change, message):
+def test_it_refuses_wrong_input(network, batch, change, message):
     with pytest.raises(ValueError, match=message):
         network(*change(*batch))
 

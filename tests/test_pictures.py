@@ -330,14 +330,14 @@ def test_tiles_of_another_size_are_scaled(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "named"),
     [
         ({"size": 20}, "20"),
         ({"resize": True, "tile": 8}, "resize"),
     ],
 )
-def test_an_invalid_cut_is_refused(options, said):
-    with pytest.raises(ValueError, match=said):
+def test_an_invalid_cut_is_refused(options, named):
+    with pytest.raises(ValueError, match=named):
         Cut(**options)
 
 

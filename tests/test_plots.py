@@ -148,7 +148,7 @@ def test_sliders_draw_for_every_setting(monkeypatch, capsys):
     assert drawn[1:] == [(100, 1.0), (100, 0.0)]
 
 
-def test_sliders_are_a_line_of_text_where_nobody_moves_them(monkeypatch):
+def test_sliders_are_a_line_of_text_in_executed_notebooks(monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", lambda data, raw: shown.append(data["text/plain"]))
     monkeypatch.setenv("HW3_QUIET", "1")

@@ -1,4 +1,4 @@
-"""The shipped weights: what their card says is the recipe, what they do is what the card says."""
+"""The shipped weights: their card against the recipe, their results against the card."""
 
 import dataclasses
 import math
@@ -51,8 +51,8 @@ def test_heldout_loss_is_that_of_the_card(data):
     network, schedule = hw3utils.load_pretrained("sprites")
     assert schedule == linear_schedule()
     _, _, objective = diffusion_parts(data, 0)
-    told = hw3utils.pretrained_card("sprites")["curve"]["heldout"][-1][1]
-    assert math.isclose(heldout_loss(network, objective, heldout_tensors(data)), told, rel_tol=0.01)
+    recorded = hw3utils.pretrained_card("sprites")["curve"]["heldout"][-1][1]
+    assert math.isclose(heldout_loss(network, objective, heldout_tensors(data)), recorded, rel_tol=0.01)
 
 
 def test_samples_are_sprites_and_depend_on_the_seed_alone():
@@ -62,10 +62,10 @@ def test_samples_are_sprites_and_depend_on_the_seed_alone():
         options = {"n": 12, "batch_size": batch_size, "seed": seed, "steps": 25}
         return tensor_to_images(sample_in_batches(sample_ddim, network, schedule, (3, 16, 16), **options))
 
-    whole = sample(12)
-    assert (sample(5) == whole).all()
-    assert (sample(12, seed=1) != whole).any()
+    samples = sample(12)
+    assert (sample(5) == samples).all()
+    assert (sample(12, seed=1) != samples).any()
     # Outlines as closed as those of drawn sprites, or nearly; noise has none.
-    assert outline_share(whole).mean() > 0.9
+    assert outline_share(samples).mean() > 0.9
     noise = torch.randn(12, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     assert outline_share(tensor_to_images(noise)).mean() < 0.5

@@ -18,7 +18,7 @@ import torch
 from hw3utils import datasets as sets
 from hw3utils import files
 from hw3utils.learning import weights
-from hw3utils.learning.features import INCEPTION_URL
+from hw3utils.learning.features import INCEPTION_URL, feature_extractor
 from hw3utils.sprites.loading import HUB
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -97,20 +97,30 @@ class Evil:
         return (Path.touch, (Path(os.environ["HW3_EVIL"]),))
 
 
-def test_a_pickle_is_refused_wherever_a_file_is_read(tmp_path, monkeypatch):
+def test_a_pickle_is_refused_and_not_run_wherever_a_file_is_read(tmp_path, monkeypatch):
     monkeypatch.setenv("HW3_EVIL", str(tmp_path / "ran"))
-    pickled, array = tmp_path / "weights.safetensors", tmp_path / "pictures.npy"
+    pickle.loads(pickle.dumps(Evil()))
+    (tmp_path / "ran").unlink()  # the trap works
+    pickled, array, saved = (tmp_path / name for name in ("weights.safetensors", "pictures.npy", "saved.safetensors"))
     pickled.write_bytes(pickle.dumps(Evil()))
     np.save(array, np.array([Evil()], dtype=object), allow_pickle=True)
-    saved = tmp_path / "saved.safetensors"
     torch.save({"a": Evil()}, saved)
+    weights_file = tmp_path / "inception.pth"
+    weights_file.write_bytes(saved.read_bytes())
+    for path in (pickled, saved):  # with a card that has their hash
+        card = {"network": {"name": "UNet"}, "schedule": {}, "sha256": files.file_sha256(path)}
+        files.write_json(path.with_suffix(".json"), card)
     for read, path in (
         (files.read_tensors, pickled),
         (files.read_tensors, saved),
+        (files.read_json, pickled),
         (weights.load_weights, pickled),
+        (weights.load_weights, saved),
         (sets.read_pictures, array),
+        (lambda path: feature_extractor("inception", inception_weights=path), saved),
+        (lambda path: feature_extractor("inception", inception_weights=path), weights_file),
     ):
-        with pytest.raises(ValueError, match=path.name):
+        with pytest.raises((ValueError, FileNotFoundError), match=path.name):
             read(path)
     assert not (tmp_path / "ran").exists()
 

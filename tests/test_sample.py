@@ -126,7 +126,7 @@ def test_an_animation_is_named(pictures, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "named"),
     [
         (["--like", "{0}", "--between", "{0}", "{1}"], "--between"),
         (["--mask", "{0}"], "--like"),
@@ -138,13 +138,16 @@ def test_an_animation_is_named(pictures, tmp_path, capsys):
         (["--out", "{folder}"], "not empty"),
         (["--between", "{0}", "{1}", "--seed", "3"], "--seed"),
         (["--like", "{0}", "--mask", "{wide}"], "32x16"),
+        (["--like", "{0}", "--mask", "{small}"], "10x10"),
     ],
 )
-def test_what_does_not_go_together_is_one_sentence(words, said, pictures, tmp_path, capsys):
-    Image.new("L", (32, 16)).save(tmp_path / "wide.png")
-    words = [word.format(*pictures, folder=tmp_path, wide=tmp_path / "wide.png") for word in words]
+def test_options_that_exclude_each_other_are_one_sentence(words, named, pictures, tmp_path, capsys):
+    masks = {"wide": tmp_path / "wide.png", "small": tmp_path / "small.png"}
+    for size, path in zip(((32, 16), (10, 10)), masks.values(), strict=True):
+        Image.new("L", size).save(path)
+    words = [word.format(*pictures, folder=tmp_path, **masks) for word in words]
     where = [] if "--out" in words else ["--out", str(tmp_path / "x.png")]
     assert main([*FAST, *words, *where]) == 2
     error = capsys.readouterr().err
-    assert said in error
+    assert named in error
     assert error.count("\n") == 1

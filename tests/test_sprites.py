@@ -399,7 +399,7 @@ def test_a_download_is_kept_with_its_hash(hub, tmp_path):
     record = json.loads((cache / f"{PICTURES}.json").read_text())
     assert record["sha256"] == file_sha256(tmp_path / "published" / PICTURES)
     assert record["url"] == hub.asked[0]
-    # The second time needs no network, and says the same.
+    # The second time needs no network.
     assert load_sprites("real", download=False).sha256 == data.sha256
     assert len(hub.asked) == 2
     assert data.sha256 == load_sprites("real", root=tmp_path / "published").sha256
@@ -437,7 +437,7 @@ NETWORK_ERRORS = {
 
 
 @pytest.mark.parametrize(("error", "message"), NETWORK_ERRORS.values(), ids=NETWORK_ERRORS)
-def test_a_failed_download_says_what_to_do(hub, tmp_path, error, message):
+def test_a_failed_download_names_the_reason_and_the_option(hub, tmp_path, error, message):
     hub.answers[PICTURES] = error
     with pytest.raises(ConnectionError, match=message) as caught:
         load_sprites("real")
@@ -462,8 +462,8 @@ def test_too_large_a_download_is_cut_off(hub, tmp_path, monkeypatch):
 
 
 def test_a_short_or_foreign_download_is_not_kept(hub, tmp_path):
-    whole = hub.answers[PICTURES]
-    hub.answers[PICTURES] = whole[:-10]
+    complete = hub.answers[PICTURES]
+    hub.answers[PICTURES] = complete[:-10]
     with pytest.raises(ValueError, match=PICTURES):
         load_sprites("real")
     hub.answers[PICTURES] = b"<html>please log in</html>"
@@ -640,7 +640,7 @@ def test_preview_writes_a_row_for_each_class(tmp_path):
         preview_figure(data.train_images, data.test_labels, data.class_names)
 
 
-def test_describe_says_source_sizes_and_shares(tmp_path):
+def test_describe_has_source_sizes_and_shares(tmp_path):
     text = describe(load_sprites("real", root=write_real(tmp_path), n_test=5))
     assert f"the real files in {tmp_path}" in text
     assert "45 pictures, 15 of them distinct" in text
@@ -648,7 +648,7 @@ def test_describe_says_source_sizes_and_shares(tmp_path):
     assert all(name in text for name in CLASS_NAMES)
 
 
-def test_outline_share_tells_sprites_from_noise_and_from_broken_outlines():
+def test_outline_share_separates_sprites_from_noise_and_broken_outlines():
     images, _, _ = draw_sprites(200, seed=3)
     noise = np.random.default_rng(0).integers(0, 256, (50, 16, 16, 3), dtype=np.uint8)
     light = np.where((images < 90).all(-1, keepdims=True), np.uint8(180), images)

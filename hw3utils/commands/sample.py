@@ -159,11 +159,7 @@ def read_inputs(args: argparse.Namespace, shape: tuple[int, ...], background: in
     if args.between:
         inputs["first"], inputs["last"] = (read_picture(picture, shape, background) for picture in args.between)
     if args.mask:
-        (height, width), (high, wide) = (_size(picture) for picture in (args.mask, args.like))
-        if height * wide != width * high:
-            raise ValueError(
-                f"the mask {args.mask} has {width}x{height} pixels and {args.like} {wide}x{high}, expected one shape."
-            )
+        _check_same_place(args.mask, args.like, shape[1])
         # On black, so that transparent parts are sampled anew.
         inputs["mask"] = read_picture(args.mask, (1, *shape[1:]), 0) > 0
     return inputs
@@ -314,11 +310,14 @@ def read_picture(path: Path, shape: tuple[int, ...], background: int) -> "Tensor
     return (rgb * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(0, keepdim=True)
 
 
-def _size(path: Path) -> tuple[int, int]:
-    """Height and width of a picture file."""
-    from hw3utils.sprites.pictures import read_rgba
+def _check_same_place(mask: Path, picture: Path, side: int) -> None:
+    """Raise ValueError unless a mask has the same place in the network's square as its picture."""
+    from hw3utils.sprites.pictures import fitted_shape, read_rgba
 
-    return read_rgba(path).shape[:2]
+    shapes = [read_rgba(path).shape[:2] for path in (mask, picture)]
+    if len({fitted_shape(shape, side) for shape in shapes}) > 1:
+        (height, width), (high, wide) = shapes
+        raise ValueError(f"the mask {mask} has {width}x{height} pixels and {picture} {wide}x{high}, expected the same.")
 
 
 def weights_path(name: str) -> Path:

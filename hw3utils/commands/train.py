@@ -53,8 +53,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compile",
         action="store_true",
-        help="hand the network to torch.compile, with CUDA graphs on CUDA; on a CPU in fp32 the first step takes about a "
-        "minute, the others 0.84 times as long",
+        help="hand the network to torch.compile, with CUDA graphs on CUDA; on a CPU in fp32 the first step takes about "
+        "a minute, the others 0.84 times as long",
     )
     parser.add_argument("--tensorboard", action="store_true", help="also write events for TensorBoard to the folder")
     data_arguments(parser)
@@ -270,7 +270,7 @@ class Display:
 
 
 def _update_page(watch: "Watch | None", step: "Step") -> None:
-    """Add a step to the page; whatever fails there becomes one sentence."""
+    """Add a step to the page; any error there becomes one sentence."""
     if watch is None:
         return
     try:

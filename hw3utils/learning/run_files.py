@@ -50,7 +50,7 @@ def check_new_run(out: str | Path, resume: bool, *, results: Sequence[str] = ())
 
     Args:
         out: the folder.
-        resume: whether a checkpoint there is gone on from; without one, nothing there may be overwritten either.
+        resume: go on from the checkpoint there; without one, tensors of a run killed at its first checkpoint may stay.
         results: names of the files that the run writes beside its checkpoint.
     """
     out = Path(out)
@@ -58,7 +58,8 @@ def check_new_run(out: str | Path, resume: bool, *, results: Sequence[str] = ())
         if not resume:
             raise ValueError(f"{out} already holds a checkpoint; add --resume or choose another folder (--out).")
         return
-    for name in results:
+    left = [path.name for path in out.glob("checkpoint-*") if _TENSORS.fullmatch(path.name)]
+    for name in [*results, *([] if resume else left)]:
         if (out / name).exists():
             raise ValueError(
                 f"{out} already holds {name}, and no checkpoint that it belongs to; choose another folder (--out)."

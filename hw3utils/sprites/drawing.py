@@ -44,7 +44,7 @@ def _attribute_values(kinds):
     }
 
 
-#: Name of each attribute of a drawing -> the names of its values. Value 0 of a slot or colour says that there is none.
+#: Name of each attribute of a drawing -> the names of its values. Value 0 of a slot or colour is "none".
 ATTRIBUTE_VALUES: dict[str, tuple[str, ...]] = _attribute_values(KINDS)
 
 
@@ -90,7 +90,7 @@ def draw_sprites(n: int, *, seed: int | Sequence[int] = 0) -> tuple[np.ndarray, 
         attributes: for each name of `ATTRIBUTE_VALUES` an int64 array (n,) of indices into its values.
 
     Raises:
-        ValueError: if n is not a positive whole number.
+        ValueError: if n is not a positive integer.
     """
     n = check_count(n, "n")
     rng = np.random.default_rng(seed)
@@ -148,8 +148,8 @@ def _draw_kind(k, rows, attributes, rng):
 def count_grammar() -> dict[str, int]:
     """Count the distinct pictures of the grammar exactly: {class name: pictures, ..., "total": pictures}.
 
-    No colour belongs to two materials or tones, so a picture tells its index map and its visible colours. The count is
-    therefore the sum, over the distinct index maps of a class, of the product of the colour choices that can be seen.
+    No colour belongs to two materials or tones, so a picture determines its index map and its visible colours. The
+    count is therefore the sum, over the distinct index maps of a class, of the product of the visible colour choices.
     """
     counts = {}
     for name in CLASS_NAMES:

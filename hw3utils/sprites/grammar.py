@@ -279,7 +279,7 @@ def _used(statement: _Statement, shared: dict[str, tuple[Part, ...]]) -> tuple[P
         return parts
     _check_known(place, new, _CODES)
     if not any(old in row for part in parts for row in part.rows):
-        raise _syntax_error(place, f"{old!r} to be replaced", f"a character that stands in the parts of {name}")
+        raise _syntax_error(place, f"{old!r} to be replaced", f"a character of the parts of {name}")
     return tuple(replace(part, rows=tuple(row.replace(old, new) for row in part.rows)) for part in parts)
 
 

@@ -39,7 +39,7 @@ class SpriteData:
         train_images, test_images: uint8 (N, side, side, 3); side is 16 but for folders that were cut otherwise.
         train_labels, test_labels: uint8 (N, C), one-hot.
         class_names: C names, in the order of the label columns.
-        source: a sentence that says where the pictures come from.
+        source: where the pictures come from, in words.
         sha256: hash of the training pictures and labels, as hexadecimal.
         background: grey level, 0 to 255, that stands for transparent pixels of picture files.
     """

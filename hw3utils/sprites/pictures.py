@@ -330,20 +330,22 @@ def _sized(tiles: np.ndarray, size: int) -> np.ndarray:
     return np.stack([fitted(tile, size) for tile in tiles])
 
 
+def fitted_shape(shape: tuple[int, int], size: int) -> tuple[int, int]:
+    """Height and width that a picture of this shape has in a tile, see `fitted`."""
+    longer = max(shape)
+    if longer <= size:
+        return shape[0] * (size // longer), shape[1] * (size // longer)
+    return max(1, round(shape[0] * size / longer)), max(1, round(shape[1] * size / longer))
+
+
 def fitted(rgba: np.ndarray, size: int) -> np.ndarray:
     """A picture uint8 (H, W, 4) as one tile (size, size, 4), centred on transparency.
 
     Enlarged by a whole number where it fits in, else shrunk.
     """
-    height, width, _ = rgba.shape
-    picture = Image.fromarray(rgba)
-    if max(height, width) <= size:
-        times = size // max(height, width)
-        picture = picture.resize((width * times, height * times), Image.Resampling.NEAREST)
-    else:
-        ratio = size / max(height, width)
-        smaller = (max(1, round(width * ratio)), max(1, round(height * ratio)))
-        picture = picture.resize(smaller, Image.Resampling.BOX)
+    height, width = fitted_shape(rgba.shape[:2], size)
+    resample = Image.Resampling.NEAREST if height >= rgba.shape[0] else Image.Resampling.BOX
+    picture = Image.fromarray(rgba).resize((width, height), resample)
     tile = Image.new("RGBA", (size, size))
     tile.paste(picture, ((size - picture.width) // 2, (size - picture.height) // 2))
     return np.asarray(tile)
