@@ -1,8 +1,8 @@
-"""The homework: handed out, run, checked and graded. A notebook finds here all that it needs of it.
+"""The homework: released, run, checked and graded. Notebooks import from here.
 
     from hw3utils.course import Report, checks, profile, student_number
 
-`profile` is the one in force, what `profiles.current_profile` gives.
+`profile` is the value of `profiles.current_profile()`.
 """
 
 import importlib
@@ -12,7 +12,7 @@ __all__ = ["Report", "checks", "profile", "student_number"]
 
 
 def __getattr__(name: str) -> Any:
-    # Looked up when asked for: the command line reads the names of the profiles and must not wait for torch.
+    # Lazy: the command line needs the names of the profiles without importing torch.
     if name == "profile":
         return importlib.import_module("hw3utils.course.profiles").current_profile()
     homes = {"Report": "report", "student_number": "assignment"}

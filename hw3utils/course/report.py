@@ -1,4 +1,4 @@
-"""PASS lines: each claim of a notebook judged by a number, and the table of items at its end."""
+"""PASS lines: the claims of a notebook, each compared with limits, and the table of items at its end."""
 
 import math
 from collections.abc import Callable
@@ -11,26 +11,25 @@ from hw3utils.course.assignment import ITEMS, MIMETYPE, SECTIONS
 
 
 def _show(value: float, floor: float, holds: Callable[[float], bool]) -> str:
-    """A number to two digits or its whole part, with more where these would lie on the other side of a limit.
+    """A number with two digits, or its integer part, or as many as are needed to be on the right side of the limits.
 
-    Below `floor` only that it is.
+    A number below `floor` is shown as "below".
     """
     if abs(value) < floor:
         return f"below {floor:.0e}"
-    whole = len(str(int(abs(value)))) if abs(value) < 1e6 else 1
-    texts = [f"{value:.{digits}g}" for digits in range(max(2, whole), 10)]
+    integer_digits = len(str(int(abs(value)))) if abs(value) < 1e6 else 1
+    texts = [f"{value:.{digits}g}" for digits in range(max(2, integer_digits), 10)]
     return next((text for text in texts if holds(float(text)) == holds(value)), texts[-1])
 
 
 class Report:
     """The claims that a notebook checks, by graded item.
 
-    Every check prints one line and raises AssertionError if the claim does not hold, so that a run of the notebook
-    stops there. Numbers are printed with two digits, or as many as their limits ask for, and not at all where they are
-    nothing but rounding, so that the lines are the same on every machine. Those that cannot be are marked.
+    Every check prints one line, and raises AssertionError if the claim is false. Numbers are printed with few digits,
+    and rounding errors only by their order, so that the lines are equal on every machine; others are marked.
 
     Args:
-        notebook: number of the notebook, "01" to "07"; that of 07 has sections without points in place of items.
+        notebook: number of the notebook, "01" to "07"; 07 has sections without points in place of items.
 
     >>> Report("01").check("Q1.P1", "two ways to compute one half differ by", 1 / 2 - 0.5, below=1e-12)
     PASS  Q1.P1  two ways to compute one half differ by: below 1e-15 (must be below 1e-12)
@@ -56,20 +55,19 @@ class Report:
         above: float | None = None,
         fresh: bool = False,
     ) -> None:
-        """Hold a number against its limits, print the line, and keep it for the table.
+        """Compare a number with its limits, print the line, and keep it for the table.
 
         Args:
             item: the graded item, for example "Q1.P2".
-            claim: what the number is, in words that end before it.
-            value: the number, or a tensor of numbers that must all hold.
-            below, above: limits, at least one; both excluded. A positive upper limit alone bounds an error, whose
-                sign is left out.
-            fresh: the number may be another in every run (fresh random input, a student's own data, training): mark it
-                as that of "this run". A comparison of runs leaves it out, see .nbval.cfg.
+            claim: what the number is.
+            value: the number, or a tensor of numbers that must all be within the limits.
+            below, above: limits, at least one; both excluded. A positive upper limit alone bounds the absolute value.
+            fresh: the number differs between runs (random input, a student's own data, training) and is marked "in this
+                run". A comparison of runs ignores it, see .nbval.cfg.
 
         Raises:
-            AssertionError: when the number is not within its limits, or not a number.
-            ValueError: on an item that is not at home here, without a limit, or without a number.
+            AssertionError: when the number is outside of its limits, or not a number.
+            ValueError: on an item of another notebook, without a limit, or without a number.
         """
         if item not in self.claims:
             raise ValueError(f"{item!r} has no home in notebook {self.notebook}, expected one of {list(self.claims)}.")
@@ -89,7 +87,7 @@ class Report:
         limits = [f"{name} {limit:g}" for name, limit in (("above", above), ("below", below)) if limit is not None]
         holds = within(low) and within(high)
         number = high if below is not None and (within(low) or not within(high)) else low
-        # An upper limit alone bounds an error: a thousandth of it is where rounding may decide.
+        # Below a thousandth of the limit of an error, rounding decides.
         floor = below / 1000 if below is not None and above is None else 0.0
         shown = _show(number, floor, within) + (" in this run" if fresh else "")
         line = f"{'PASS' if holds else 'FAIL'}  {item}  {claim}: {shown} (must be {' and '.join(limits)})"
@@ -99,10 +97,10 @@ class Report:
         self.claims[item].append((claim, shown))
 
     def table(self) -> None:
-        """Show the table of items: points, what was checked, the number, PASS or MISSING; hw3 run collects it.
+        """Show the table of items: points, what was checked, the number, PASS or MISSING. `hw3 run` collects it.
 
         Raises:
-            AssertionError: when an item of the notebook was not checked at all, after the table is shown.
+            AssertionError: when an item of the notebook was not checked, after the table is shown.
         """
         from IPython.display import display
 
