@@ -1,4 +1,4 @@
-"""The graded items, and the one place where a student's number is read."""
+"""The graded items and the student number."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ def test_points_add_up_to_the_homework():
     assert sum(item.points for name, item in ITEMS.items() if ".P" in name) == 60
 
 
-def test_student_number_is_read_from_the_file_and_the_variable_goes_first(tmp_path, monkeypatch):
+def test_the_variable_has_priority_over_the_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HW3_STUDENT", raising=False)
     with pytest.raises(
@@ -27,7 +27,7 @@ def test_student_number_is_read_from_the_file_and_the_variable_goes_first(tmp_pa
 
 
 @pytest.mark.parametrize("written", ["", "abc", "-5", "1.5", "1" * 21, "12 34", "B9910", "9910 or 4711"])
-def test_student_number_refuses_what_is_none(written, tmp_path, monkeypatch):
+def test_invalid_student_numbers_are_refused(written, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HW3_STUDENT", raising=False)
     (tmp_path / "student_number.txt").write_text(written, encoding="utf-8")
@@ -49,7 +49,7 @@ def test_student_number_refuses_what_is_none(written, tmp_path, monkeypatch):
         "\u0660\u0668\u0661\u0660",
     ],
 )
-def test_student_number_is_read_as_editors_and_students_write_it(written, encoding, tmp_path, monkeypatch):
+def test_student_numbers_in_many_forms(written, encoding, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HW3_STUDENT", raising=False)
     (tmp_path / "student_number.txt").write_bytes(written.encode(encoding))

@@ -1,6 +1,6 @@
 """The notebooks as a person meets them, in JupyterLab in a real browser: the solved ones and the student's edition.
 
-Runs where Playwright and a Chromium are installed. One notebook runs whole here; all of them do under nbval.
+Runs where Playwright and a Chromium are installed. One notebook runs completely here; all of them do under nbval.
 """
 
 import contextlib
@@ -13,16 +13,16 @@ import pytest
 from lab_server import BROWSER, jupyter_lab
 
 from hw3utils.course.grading import session as grade
+from hw3utils.course.notebooks.execute import NOTEBOOKS, find_notebooks
 from hw3utils.course.notebooks.html import Page
 from hw3utils.course.release import release
-from hw3utils.course.notebooks.execute import NOTEBOOKS, find_notebooks
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 # What JupyterLab shows of itself with --expose-app-in-browser.
 CURRENT = "window.jupyterapp.shell.currentWidget"
 CODE = f"{CURRENT}.content.widgets.filter(cell => cell.model.type === 'code')"
 COMMANDS = "window.jupyterapp.commands"
-# The one that runs whole in the browser: it has sliders.
+# The one that runs completely in the browser: it has sliders.
 WHOLE = "01_forward_process"
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium")
 
@@ -233,7 +233,7 @@ def open_alone(browser, page, picture):
 
 
 @pytest.mark.parametrize("path", find_notebooks(), ids=lambda path: path.stem)
-def test_the_page_of_a_notebook_is_whole_without_a_network(path, browser, tmp_path):
+def test_the_page_of_a_notebook_needs_no_network(path, browser, tmp_path):
     notebook = nbformat.read(path, as_version=4)
     html, _ = Page().from_notebook_node(notebook, {"metadata": {"name": path.stem}})
     page = tmp_path / "page.html"
@@ -245,7 +245,7 @@ def test_the_page_of_a_notebook_is_whole_without_a_network(path, browser, tmp_pa
     assert min(sizes) > 1
 
 
-def test_a_feedback_page_is_whole_without_a_network(browser, tmp_path, monkeypatch):
+def test_a_feedback_page_needs_no_network(browser, tmp_path, monkeypatch):
     pytest.importorskip("nbgrader", reason="nbgrader is not installed")
     new = nbformat.v4
     mark = {"schema_version": 3, "grade": True, "locked": False, "solution": True, "task": False, "points": 5}

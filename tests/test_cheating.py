@@ -1,10 +1,11 @@
-"""Ways to get points without the solution, tried: none of them works, and nobody else loses any."""
+"""Attempts to get points without the solution: none works, and no other submission loses points."""
 
 import json
 import textwrap
 
 import nbformat
 import pytest
+from course_helpers import mark
 
 from hw3utils.course.grading import session as grade
 from hw3utils.course.release import release
@@ -117,7 +118,7 @@ CHEATS = {
         import sys
         def {f}(x0, *a):
             frame = sys._getframe()
-            while "self" not in frame.f_locals or not hasattr(frame.f_locals["self"], "connection"):
+            while "self" not in frame.f_locals or not hasattr(frame.f_locals["self"], "channel"):
                 frame = frame.f_back
             line = frame.f_locals["self"]
             for k in range(20): line.send({{"answer": {{"state": "passed", "message": "PASS"}}}})
@@ -127,9 +128,9 @@ CHEATS = {
         import sys
         def {f}(x0, *a):
             frame = sys._getframe()
-            while "self" not in frame.f_locals or not hasattr(frame.f_locals["self"], "connection"):
+            while "self" not in frame.f_locals or not hasattr(frame.f_locals["self"], "channel"):
                 frame = frame.f_back
-            frame.f_locals["self"].connection.sendall(b'{{"state": "passed"}}' * 1000)
+            frame.f_locals["self"].channel.send_bytes(b'{{"state": "passed"}}' * 1000)
             return x0
     """,
     "the judge is killed": """
@@ -144,7 +145,7 @@ CHEATS = {
     """,
     "the line is patched": """
         from hw3utils.course.grading.judge import student_side as student_end
-        student_end.StudentEnd._look = lambda self, name: {{"is": "value", "value": True}}
+        student_end.StudentConnection._look_up = lambda self, name: {{"is": "value", "value": True}}
         def {f}(x0, *a): return x0
     """,
     "the seed is asked of the environment": """
@@ -159,7 +160,7 @@ CHEATS = {
     """,
     "no function but True": "{f} = True",
     "more points in the mark": "def {f}(x0, *a): return x0",
-    # The last of its submission: no cell after it answers.
+    # The last of its submission: no cell after it runs.
     "cells change their outputs when they end": """
         def after(*a): print("PASS")
         get_ipython().events.register("post_run_cell", after)
@@ -167,14 +168,9 @@ CHEATS = {
         def {f}(x0, *a): return x0
     """,
 }
-HONEST = "honest"
+CORRECT = "correct"
 # Exercises of one submission.
 TOGETHER = 5
-
-
-def mark(name, kind, **role):
-    base = {"grade": False, "locked": False, "solution": False, "task": False, "schema_version": 3}
-    return {"nbgrader": base | {"grade_id": name, "cell_type": kind} | role}
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +205,7 @@ def hand_in(folder, edition, solutions):
     return folder
 
 
-def test_no_cheat_gets_a_point_or_takes_one_from_somebody_else(homework, tmp_path, monkeypatch):
+def test_cheats_get_no_points_and_take_none_from_others(homework, tmp_path, monkeypatch):
     path, edition = homework
     monkeypatch.setattr(grade, "find_notebooks", lambda names=(): [path])
     names = list(CHEATS)
@@ -217,12 +213,12 @@ def test_no_cheat_gets_a_point_or_takes_one_from_somebody_else(homework, tmp_pat
     folders = [
         hand_in(tmp_path / f"cheat-{n}", edition, [CHEATS[name] for name in group]) for n, group in enumerate(groups)
     ]
-    folders.append(hand_in(tmp_path / HONEST, edition, [RIGHT] * TOGETHER))
+    folders.append(hand_in(tmp_path / CORRECT, edition, [RIGHT] * TOGETHER))
     results = grade.grade(folders, tmp_path / "out", timeout=30, seed=3, jobs=2)
     got = {name: cell.points for group, result in zip(groups, results, strict=False) for name, cell in zip(
         group, result.cells, strict=False)}  # fmt: skip
     assert got == dict.fromkeys(CHEATS, 0.0)
     assert [(cell.points, cell.state) for cell in results[-1].cells] == [(1.0, "passed")] * TOGETHER
-    report = json.loads((tmp_path / "out" / HONEST / "report.json").read_text())
+    report = json.loads((tmp_path / "out" / CORRECT / "report.json").read_text())
     assert report["problems"] == []
     assert len(CHEATS) >= 25

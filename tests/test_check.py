@@ -1,4 +1,4 @@
-"""`hw3 check`: what a check needs and nothing else runs, and every part is said to be done, missing or failed."""
+"""`hw3 check`: only the dependencies of the checks run; every part is done, missing or failed."""
 
 import json
 import os
@@ -9,21 +9,18 @@ import sys
 
 import nbformat
 import pytest
+from course_helpers import mark
+from course_helpers import write as write_cells
 
 from hw3utils.__main__ import main
+from hw3utils.course.notebooks.cells import ANSWER, STUB, graded_cells, marked_cells
+from hw3utils.course.notebooks.dependencies import required_statements, statements_of
+from hw3utils.course.notebooks.execute import find_notebooks
 from hw3utils.course.student import check
 from hw3utils.course.student.check import DONE, FAILED, MISSING, check_notebook
-from hw3utils.course.notebooks.cells import ANSWER, STUB, graded_cells, marked_cells
-from hw3utils.course.notebooks.dependencies import needed, pieces
-from hw3utils.course.notebooks.execute import find_notebooks
 
 new = nbformat.v4
 SOLUTION = re.compile(r"( *)### BEGIN SOLUTION\n.*?### END SOLUTION", re.DOTALL)
-
-
-def mark(name, **role):
-    base = {"grade": False, "locked": False, "solution": False, "task": False, "schema_version": 3}
-    return {"nbgrader": base | {"grade_id": name} | role}
 
 
 def code(source, name=None, **role):
@@ -44,9 +41,7 @@ def answer(name, text, points=1):
 
 
 def write(path, *cells):
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(new.new_notebook(cells=list(cells), metadata=kernel), path)
-    return path
+    return write_cells(path, cells)
 
 
 def stubbed(notebook):
@@ -66,8 +61,8 @@ def stubbed(notebook):
 
 def chosen(*sources):
     """Which statements run for the last of some cells."""
-    found = pieces(new.new_notebook(cells=[new.new_code_cell(source) for source in sources]))
-    return [found[n].source for n in sorted(needed(found, len(found) - 1))]
+    found = statements_of(new.new_notebook(cells=[new.new_code_cell(source) for source in sources]))
+    return [found[n].source for n in sorted(required_statements(found, len(found) - 1))]
 
 
 @pytest.mark.parametrize(
@@ -88,19 +83,19 @@ def chosen(*sources):
         (["a = (", "print(1)"], ["print(1)"]),
     ],
 )  # fmt: skip
-def test_only_the_statements_that_give_a_name_run(sources, runs):
+def test_only_dependencies_run(sources, runs):
     assert chosen(*sources) == runs
 
 
 @pytest.mark.parametrize("path", find_notebooks(), ids=lambda path: path.stem)
-def test_no_check_of_the_homework_needs_the_data_or_an_experiment(path):
+def test_checks_of_the_homework_depend_on_no_experiment(path):
     notebook = nbformat.read(path, as_version=4)
-    found = pieces(notebook)
+    found = statements_of(notebook)
     checks = [cell for cell in graded_cells(notebook).values() if cell.cell_type == "code"]
-    goals = [n for n, piece in enumerate(found) if any(notebook.cells[piece.cell] is cell for cell in checks)]
+    goals = [n for n, statement in enumerate(found) if any(notebook.cells[statement.cell] is cell for cell in checks)]
     assert len(goals) == len(checks)
     for goal in goals:
-        text = "\n".join(found[n].source for n in needed(found, goal))
+        text = "\n".join(found[n].source for n in required_statements(found, goal))
         for slow in ("load_sprites(", "fit(", "train(", "plots.figure", "student_data("):
             assert slow not in text
 
@@ -108,7 +103,7 @@ def test_no_check_of_the_homework_needs_the_data_or_an_experiment(path):
 # ------------------------------------------------------------------------------------------------- the parts
 
 
-def test_every_part_is_done_missing_or_failed_with_its_first_message(tmp_path):
+def test_parts_are_done_missing_or_failed_with_a_message(tmp_path):
     path = write(
         tmp_path / "01_small.ipynb",
         code("import math\ndata = 1 / 0", "Q1-setup", locked=True),
@@ -135,7 +130,7 @@ def test_every_part_is_done_missing_or_failed_with_its_first_message(tmp_path):
     before = path.read_bytes()
     parts = check_notebook(path, timeout=2)
     assert path.read_bytes() == before
-    assert [(part.item, part.points, part.state) for part in parts] == [
+    assert [(part.item, part.possible, part.state) for part in parts] == [
         ("Q1.P1", 2, DONE),
         ("Q1.P2", 1, FAILED),
         ("Q1.P3", 1, MISSING),
@@ -149,7 +144,7 @@ def test_every_part_is_done_missing_or_failed_with_its_first_message(tmp_path):
     ]
     messages = {part.item: part.message for part in parts}
     assert messages["Q1.P2"] == "it must halve"
-    assert messages["Q1.P3"] == "still to be written: Q1-P3-solution"
+    assert messages["Q1.P3"] == "still to be written: third"
     assert messages["Q1.P4"] == "still to be written: Q1-P4-solution"
     assert messages["Q1.P5"].startswith("SyntaxError: ")
     assert messages["Q1.P6"] == "a cell took longer than 2 s"
@@ -160,7 +155,7 @@ def test_every_part_is_done_missing_or_failed_with_its_first_message(tmp_path):
     assert parts[0].line() == "  Q1.P1    2 points  done"
 
 
-def test_a_kernel_that_dies_is_said(tmp_path):
+def test_a_dead_kernel_is_reported(tmp_path):
     path = write(
         tmp_path / "01_small.ipynb",
         solution("Q1-P1", "def die():\n    import os\n    os._exit(1)"),
@@ -184,7 +179,7 @@ def test_a_solved_notebook_is_done_and_a_released_one_is_missing(path, tmp_path)
     assert [part for part in released if part.state != MISSING] == []
 
 
-def test_what_an_editor_did_to_a_notebook_is_no_hindrance(tmp_path, capsys):
+def test_notebooks_without_metadata_are_checked(tmp_path, capsys):
     """All marks gone, a byte order mark before the text, no outputs: graded all the same, so checked all the same."""
     [source] = find_notebooks(["1"])
     notebook = json.loads(source.read_text(encoding="utf-8"))
@@ -197,7 +192,7 @@ def test_what_an_editor_did_to_a_notebook_is_no_hindrance(tmp_path, capsys):
     assert any("Q1.P2    5 points  done" in line for line in capsys.readouterr().out.splitlines())
 
 
-def test_a_wrong_solution_gets_the_message_of_the_check_whatever_became_of_the_check(tmp_path, capsys):
+def test_changed_and_deleted_checks_run_as_released(tmp_path, capsys):
     [source] = find_notebooks(["1"])
     notebook = nbformat.read(source, as_version=4)
     cells = marked_cells(notebook)
@@ -212,7 +207,7 @@ def test_a_wrong_solution_gets_the_message_of_the_check_whatever_became_of_the_c
     assert lines[-1] == "5 of 6 parts are done, with 17 of 22 points"
 
 
-def test_an_optional_check_is_run_and_counts_for_nothing(tmp_path, capsys):
+def test_optional_checks_have_no_points(tmp_path, capsys):
     path = write(
         tmp_path / "07_small.ipynb",
         solution("07-1-double", "def double(x):\n    return 3 * x"),
@@ -230,7 +225,7 @@ def test_an_optional_check_is_run_and_counts_for_nothing(tmp_path, capsys):
 # ------------------------------------------------------------------------------------------------- the command
 
 
-def test_the_notebooks_of_this_folder_are_checked_and_the_code_says_if_all_is_done(tmp_path, monkeypatch, capsys):
+def test_all_notebooks_of_the_folder_are_checked(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "a.ipynb", answer("Q1-T1", "Because."))
     assert main(["check"]) == 0
@@ -239,7 +234,7 @@ def test_the_notebooks_of_this_folder_are_checked_and_the_code_says_if_all_is_do
     assert main(["check"]) == 1
 
 
-def test_what_check_refuses(tmp_path, monkeypatch, capsys):
+def test_check_refuses_invalid_arguments(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.ipynb").write_text("no notebook")
     write(tmp_path / "empty.ipynb", new.new_markdown_cell("nothing"))
@@ -265,12 +260,12 @@ def test_what_check_refuses(tmp_path, monkeypatch, capsys):
     assert "there are no notebooks in this folder" in capsys.readouterr().err
 
 
-def test_checking_does_not_wait_for_torch_twice():
+def test_submit_does_not_import_torch():
     code = "import sys, hw3utils.course.student.submit; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_ctrl_c_ends_the_checks_and_their_kernel(tmp_path):
+def test_ctrl_c_ends_the_kernel(tmp_path):
     """The cell tells its process number through a pipe, so that the signal meets it at work; then nothing is left."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

@@ -7,13 +7,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from over_the_line import way  # noqa: F401
+from remote_checks import way  # noqa: F401
 
 from hw3utils.course import checks
 from hw3utils.diffusion import perturb_input
 from hw3utils.fid import frechet_distance
 from hw3utils.losses import noise_prediction_loss
 from hw3utils.samplers import sample_ddim, sample_ddpm
+from hw3utils.schedules import linear_schedule
 
 
 @pytest.fixture
@@ -296,7 +297,7 @@ def test_ddim_over_the_wrong_times_fails(generator):
             eps_model(x, torch.full((len(x),), t))
         return x
 
-    with pytest.raises(AssertionError, match="given times"):
+    with pytest.raises(AssertionError, match="wrong way"):
         checks.check_sample_ddim(forwards, generator=generator)
 
 
@@ -433,37 +434,113 @@ def test_paths_must_fall_from_noise_to_data():
 # ------------------------------------------------------------------------------------------- the pair, the parameters
 
 
-class Counted(torch.nn.Module):
-    def forward(self, x):
-        return x
+class Halved(torch.nn.Module):
+    def forward(self, x, t):
+        return 0.5 * x
 
 
-def sampling_pair(network, slow=1000, fast=50, shape=(3, 16, 16)):
-    def sampler(steps):
-        def sample(n):
-            x = torch.zeros(n, *shape)
-            for _ in range(steps):
-                x = network(x)
+def pictures_by(steps, eta, *, first=0, shape=(3, 16, 16), change=lambda x: x):
+    """A sampler of pictures, by DDIM on the homework's schedule, and what else it may do."""
+
+    def sample(network, n):
+        schedule = linear_schedule()
+        x = torch.randn(n, *shape, generator=torch.Generator().manual_seed(0))
+        if steps is None:
             return x
+        times = steps if isinstance(steps, list) else [round(1000 * (1 - k / steps)) for k in range(steps)] + [0]
+        return change(ddim(network, x, schedule, times[first:], eta, torch.Generator().manual_seed(1)))
 
-        return sample
-
-    return sampler(slow), sampler(fast)
+    return sample
 
 
-def test_the_pair_of_samplers_is_judged_by_its_evaluations():
-    network = Counted()
-    assert checks.check_sampling_pair(*sampling_pair(network), network) == 20
-    for options, message in (
-        ({"slow": 999}, "DDPM asked the network 999 times"),
-        ({"fast": 1000}, "where is the gain"),
-        ({"slow": 50, "fast": 1000}, "DDPM asked the network 50 times"),
-        ({"fast": 0}, "never asked"),
-        ({"shape": (1, 8, 8)}, "shape"),
-    ):
-        with pytest.raises(AssertionError, match=message):
-            checks.check_sampling_pair(*sampling_pair(network, **options), network)
+def asked_for_show(network, n):
+    for t in range(1000, 0, -1):
+        network(torch.randn(n, 3, 16, 16), torch.full((n,), t))
+    return torch.randn(n, 3, 16, 16)
+
+
+SLOW, FAST = pictures_by(1000, 1.0), pictures_by(50, 0.0)
+
+
+@pytest.mark.parametrize("slow", [SLOW, lambda network, n: ddpm(network, torch.randn(n, 3, 16, 16), linear_schedule(),
+                                                              torch.Generator().manual_seed(1))])  # fmt: skip
+def test_right_pairs_of_samplers_pass(slow):
+    network = Halved()
+    pair = (functools.partial(sample, network) for sample in (slow, FAST))
+    assert checks.check_sampling_pair(*pair, network) == 20
     assert not network._forward_hooks
+
+
+@pytest.mark.parametrize(
+    ("slow", "fast", "message"),
+    [
+        (pictures_by(1000, 1.0, first=1), FAST, "asked the network 999 times"),
+        (SLOW, pictures_by(1000, 0.0), "DDIM asked the network 1000"),
+        (pictures_by(50, 1.0), pictures_by(1000, 0.0), "asked the network 50 times"),
+        (SLOW, pictures_by(None, 0.0), "never asked"),
+        (SLOW, pictures_by(50, 0.0, shape=(1, 8, 8)), "shape"),
+        (pictures_by(1000, 0.0), pictures_by(50, 1.0), "DDPM adds too little noise"),
+        (SLOW, pictures_by(50, 1.0), "DDIM does not go on"),
+        (pictures_by(1000, 1.0, change=torch.zeros_like), FAST, "the end of its chain"),
+        (SLOW, pictures_by(50, 0.0, change=torch.zeros_like), "the end of its chain"),
+        (asked_for_show, FAST, "DDPM does not go on"),
+    ],
+)
+def test_wrong_pairs_of_samplers_fail(slow, fast, message):
+    network = Halved()
+    pair = (functools.partial(sample, network) for sample in (slow, fast))
+    with pytest.raises(AssertionError, match=message):
+        checks.check_sampling_pair(*pair, network)
+    assert not network._forward_hooks
+
+
+# ------------------------------------------------------------------------------------------------------- no cheats
+
+
+def jump(eps_model, x, s, generator):
+    """Data of the right mean and variance, found by asking the model; it is asked once at each time."""
+    noise, signal = (float(table[-1]) for table in (s.noise, s.signal))
+    points = torch.linspace(-1, 1, len(x)).view(-1, 1).to(x)
+    slope = float((eps_model(points, torch.full((len(x),), s.T))[-1] - 0) / 1)
+    for t in range(s.T - 1, 0, -1):
+        eps_model(x, torch.full((len(x),), t))
+    values = checks.diffusion.gaussian_chain_variances(
+        s, max((noise / slope - noise**2) / signal**2, 1e-6) ** 0.5, "beta"
+    )
+    return values[0].sqrt().float() * torch.randn(x.shape, generator=generator)
+
+
+def test_a_sampler_must_ask_at_its_own_states(generator):
+    with pytest.raises(AssertionError):
+        checks.check_sample_ddpm(jump, generator=generator)
+
+
+def test_an_argument_that_is_changed_in_place_does_not_help(generator):
+    def zero_time(x0, t, eps, schedule):
+        t.zero_()
+        return x0.clone()
+
+    def zero_schedule(x0, t, eps, schedule):
+        schedule.noise.zero_()
+        schedule.signal.fill_(1)
+        return x0.clone()
+
+    for cheat in (zero_time, zero_schedule):
+        with pytest.raises(AssertionError):
+            checks.check_perturb_input(cheat, generator=generator)
+
+
+def test_no_keyword_reaches_into_the_functions_that_a_check_hands_out(generator):
+    """A default argument of the check's own function would be the student's to set."""
+    seen = []
+
+    def sample(eps_model, x, s, generator):
+        seen.append(eps_model)
+        return eps_model(x, torch.full((len(x),), s.T), asked=[], s=0.0)
+
+    with pytest.raises(Exception, match="unexpected keyword"):
+        checks.check_sample_ddpm(sample, generator=generator)
+    assert seen
 
 
 class Config:

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from over_the_line import way  # noqa: F401
+from remote_checks import way  # noqa: F401
 from torch.func import jacrev, jvp, vmap
 
 from hw3utils.course import checks, stand_ins
@@ -344,6 +344,25 @@ def anneal_without_noise(score, x, sigmas, a, n, generator):
     return x
 
 
+def anneal_restarted(score, x, sigmas, a, n, generator):
+    """Each level starts again from the first points."""
+    return [anneal(score, x, [sigma], a * (sigma / sigmas[-1]) ** 2, n, generator) for sigma in sigmas][-1]
+
+
+def anneal_in_one_jump(score, x, sigmas, a, n, generator):
+    """The closed form, from what the first score tells; the others are asked for show."""
+    order = [sigma for sigma in sigmas for _ in range(n)]
+    first, *_ = [score(x, sigma) for sigma in order]
+    slope = float((first[1] - first[0])[0] / (x[1] - x[0])[0])
+    variance, mean = -1 / slope - order[0] ** 2, float((x - first / slope)[0, 0])
+    factor, noise = 1.0, 0.0
+    for sigma in order:
+        step = a * (sigma / sigmas[-1]) ** 2
+        shrink = 1 - step / (2 * (variance + sigma**2))
+        factor, noise = shrink * factor, shrink**2 * noise + step
+    return mean + factor * (x - mean) + noise**0.5 * torch.randn(x.shape, generator=generator)
+
+
 test_annealed_langevin = judged(
     checks.check_annealed_langevin,
     [
@@ -356,9 +375,11 @@ test_annealed_langevin = judged(
             None,
         ),
         (anneal_with(order=-1), "wrong way"),
-        (anneal_with(constant=True), "drift|noise"),
-        (anneal_with(reference=0), "drift|noise"),
-        (anneal_with(power=1), "drift|noise"),
+        (anneal_with(constant=True), "same at every level"),
+        (anneal_with(reference=0), "not the first"),
+        (anneal_with(power=1), "not with its square"),
+        (anneal_restarted, "only the last level"),
+        (anneal_in_one_jump, "points that the chain passes through"),
         (anneal_with(own=False), "must be asked"),
         (anneal_without_noise, "no noise"),
         (lambda score, x, sigmas, a, n, generator: anneal(score, x, sigmas, a, 1, generator), "must be asked"),
@@ -369,13 +390,15 @@ test_annealed_langevin = judged(
 # ------------------------------------------------------------------------------------------------------- the samples
 
 
-def starting_points(*, steps=400, noise=1.0, a=0.1, n=1000, still=400):
+def starting_points(*, steps=400, noise=1.0, a=0.1, n=1000, still=400, of_the_data=False):
     mixture = GaussianMixture([0.2, 0.8], torch.tensor([[5.0, 5.0], [-5.0, -5.0]]), [1.2, 1.9])
     start = 16 * torch.rand(n, 2, generator=torch.Generator().manual_seed(1)) - 8
     samples = {
         "deterministic": ascent(lambda x, s: mixture.score(x), start, step_size=0.5, n_steps=still),
         "langevin": walk(mixture.score, start, a, steps, torch.Generator().manual_seed(2), noise=noise),
     }
+    if of_the_data:
+        samples["langevin"] = mixture.sample(n, torch.Generator().manual_seed(3))
     return samples, mixture.score, mixture.means.float(), torch.tensor([1.2, 1.9])
 
 
@@ -399,6 +422,7 @@ def test_what_stands_in_for_missing_starting_points_would_pass():
         ({"steps": 2}, "too wide"),
         ({"still": 2}, "not come to rest"),
         ({"n": 50}, "shape"),
+        ({"of_the_data": True}, "from the same starts the shares"),
     ],
 )
 def test_wrong_starting_points_fail(options, message):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from over_the_line import way  # noqa: F401
+from remote_checks import way  # noqa: F401
 
 from hw3utils.course import checks
 from hw3utils.losses import denoising_score_matching, noise_prediction_loss

@@ -1,4 +1,4 @@
-"""The student's edition: the text survives, help is there and tells no answer, and who skips an item can go on."""
+"""The student edition: texts are complete, hints reveal no answer, and unsolved items block nothing."""
 
 import ast
 import json
@@ -37,12 +37,12 @@ def texts(notebook, kind="markdown"):
 
 
 def exercises(notebook):
-    """Places of the cells that a student writes: code with a stub, and answers."""
+    """Numbers of the cells that a student writes: stubs and answers."""
     return [i for i, cell in enumerate(notebook.cells) if mark(cell).get("solution")]
 
 
 def graded_exercises(notebook):
-    """Those of them that are judged: every answer, and the code above a check."""
+    """Those of them that are graded: every answer, and the code above a check."""
     found = []
     for i in exercises(notebook):
         cell = notebook.cells[i]
@@ -53,14 +53,14 @@ def graded_exercises(notebook):
 
 
 def before(notebook, check):
-    """The grade_id of the stub that stands above a check."""
+    """The grade_id of the stub above a check."""
     names = [mark(cell).get("grade_id") for cell in notebook.cells]
     place = names.index(check)
     return next(mark(notebook.cells[i])["grade_id"] for i in reversed(exercises(notebook)) if i < place)
 
 
 def solution_lines(name):
-    """The lines of each solution of a notebook that say something, by grade_id."""
+    """The characteristic lines of each solution, by grade_id."""
     found = {}
     for cell in solved(name).cells:
         if cell.cell_type == "code" and mark(cell).get("solution"):
@@ -97,7 +97,7 @@ def test_every_equation_that_is_cited_is_defined(edition, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_cell_before_a_stub_says_what_it_asks_for(edition, name):
+def test_no_cell_before_a_stub_shows_its_solution(edition, name):
     notebook = edition[name]
     for grade_id, lines in solution_lines(name).items():
         place = next(i for i, cell in enumerate(notebook.cells) if mark(cell).get("grade_id") == grade_id)
@@ -107,7 +107,7 @@ def test_no_cell_before_a_stub_says_what_it_asks_for(edition, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_answers_are_blank_and_what_stands_round_them_is_locked(edition, name):
+def test_answers_are_blank_and_their_questions_locked(edition, name):
     for cell in edition[name].cells:
         if mark(cell).get("solution"):
             assert cell.source == ANSWER if cell.cell_type == "markdown" else "raise NotImplementedError" in cell.source
@@ -118,7 +118,7 @@ def test_answers_are_blank_and_what_stands_round_them_is_locked(edition, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_help_in_three_steps(edition, name):
-    notebook, whole = edition[name], solved(name)
+    notebook, solution = edition[name], solved(name)
     for i in graded_exercises(notebook):
         grade_id = mark(notebook.cells[i])["grade_id"]
         near = [cell.source for cell in notebook.cells[max(0, i - 3) : i] if "<summary>Hint 1" in cell.source]
@@ -128,7 +128,7 @@ def test_help_in_three_steps(edition, name):
         assert len(re.findall("<details>", help_text)) == len(re.findall("</details>", help_text)) == 2
         for lines in solution_lines(name).values():
             assert not any(line in help_text for line in lines)
-        there = next(cell.source for cell in whole.cells if cell.source.startswith(help_text[:60]))
+        there = next(cell.source for cell in solution.cells if cell.source.startswith(help_text[:60]))
         assert "the answer</summary>" in there
 
 
@@ -152,7 +152,7 @@ def test_common_mistakes_are_numbered(edition):
     assert len(numbers) >= 6
 
 
-def test_what_only_the_solved_edition_shows_is_cut_out():
+def test_text_of_the_solved_edition_is_removed():
     cell = {"cell_type": "markdown", "source": ["a\n", "<!-- solved edition -->\n", "b\n", "<!-- end -->\n", "c"]}
     code = {"cell_type": "code", "source": ["<!-- solved edition -->\n"]}
     left = json.loads(student_text(json.dumps({"cells": [cell, code]})))["cells"]
@@ -176,7 +176,7 @@ def defined_in_stubs(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_who_writes_nothing_can_go_on(edition, name, tmp_path, monkeypatch):
+def test_an_empty_submission_runs(edition, name, tmp_path, monkeypatch):
     monkeypatch.setenv("HW3_PROFILE", "tiny")
     monkeypatch.setenv("HW3_CHECK_SEED", "3")
     (tmp_path / "student_number.txt").write_text("4711")

@@ -17,8 +17,7 @@ from hw3utils.datasets import open_set
 from hw3utils.devices import in_precision
 from hw3utils.fid import FeatureStatistics, distance_of, jackknife_error, merged
 from hw3utils.learning.features import feature_extractor
-from hw3utils.samplers import sample_in_batches
-from hw3utils.samplers import ddim_steps, sample_ddim
+from hw3utils.samplers import ddim_steps, sample_ddim, sample_in_batches
 from hw3utils.schedules import linear_schedule
 from hw3utils.sprites import load_sprites, tensor_to_images
 

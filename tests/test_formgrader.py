@@ -1,4 +1,4 @@
-"""A grader reads and marks an answer in nbgrader's own page, in a real browser; the mark is in the final table."""
+"""Marking an answer in nbgrader's formgrader, in a real browser."""
 
 import base64
 import csv
@@ -6,17 +6,23 @@ import io
 
 import nbformat
 import pytest
+from course_helpers import hand_in, small_homework
 from lab_server import BROWSER, jupyter_lab
 from PIL import Image
-from test_marks import STUDENTS, hand_in, homework  # noqa: F401
 
 from hw3utils.__main__ import main
 from hw3utils.course.grading import session as grade
-from hw3utils.course.records import gradebook
 from hw3utils.course.notebooks.cells import ASSIGNMENT, Course
+from hw3utils.course.records import gradebook
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium")
+
+
+@pytest.fixture(scope="module")
+def homework(tmp_path_factory):
+    with small_homework(tmp_path_factory.mktemp("homework")) as edition:
+        yield edition
 
 
 def attach_photo(path):
@@ -29,8 +35,11 @@ def attach_photo(path):
     nbformat.write(notebook, path)
 
 
-def test_an_answer_is_marked_and_commented_in_the_formgrader(homework, tmp_path):  # noqa: F811
-    folder, out = hand_in(tmp_path / "in" / "ann", homework, *STUDENTS["ann"]), tmp_path / "out"
+def test_an_answer_is_marked_and_commented_in_the_formgrader(homework, tmp_path):
+    folder, out = (
+        hand_in(tmp_path / "in" / "ann", homework, "def double(x): return 2 * x", "Because.", "4711"),
+        tmp_path / "out",
+    )
     attach_photo(folder / homework.name)
     grade.grade([folder], out, timeout=60, seed=3)
     with gradebook.opened(Course(out)) as book:

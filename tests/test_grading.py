@@ -13,15 +13,16 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from course_helpers import mark as nbgrader_mark
 from nbclient import NotebookClient
 
 from hw3utils.__main__ import main
 from hw3utils.course import release
-from hw3utils.course.grading import session as grade
-from hw3utils.course.records import gradebook
-from hw3utils.course.notebooks import cells as nbgrading
 from hw3utils.course.assignment import ITEMS, is_homework
+from hw3utils.course.grading import session as grade
+from hw3utils.course.notebooks import cells as nbgrading
 from hw3utils.course.notebooks.execute import NOTEBOOKS, find_notebooks
+from hw3utils.course.records import gradebook
 
 pytest.importorskip("nbgrader", reason="nbgrader is not installed")
 
@@ -92,7 +93,7 @@ def read(folder):
     return {path.name: nbformat.read(path, as_version=4) for path in sorted(folder.glob("*.ipynb"))}
 
 
-def test_the_edition_has_stubs_and_blanks_and_the_checks_as_they_are(edition):
+def test_the_edition_has_stubs_blank_answers_and_checks(edition):
     released = read(edition)
     assert set(released) == set(SOLVED)
     assert (edition / "student_number.txt").read_text() == (NOTEBOOKS / "student_number.txt").read_text()
@@ -102,7 +103,7 @@ def test_the_edition_has_stubs_and_blanks_and_the_checks_as_they_are(edition):
         solved = {mark["grade_id"]: cell for cell, mark in marks(nbformat.reads(text, as_version=4))}
         for cell, mark in marks(notebook):
             if mark["solution"] and cell.cell_type == "code":
-                assert nbgrading.STUB.splitlines()[1] in cell.source
+                assert nbgrading.STUB_LINE in cell.source
             elif mark["solution"]:
                 assert cell.source == nbgrading.ANSWER
             else:
@@ -134,7 +135,7 @@ def test_release_refuses_a_folder_with_other_files(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("words", [["release"], ["grade", "."]])
-def test_without_nbgrader_one_sentence_says_how_to_get_it(words, tmp_path, monkeypatch, capsys):
+def test_without_nbgrader_the_error_says_how_to_install_it(words, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "nbgrader.apps", None)
     assert main([*words, "--out", str(tmp_path / "out")]) == 2
     assert "install it with: python -m pip install nbgrader" in capsys.readouterr().err
@@ -211,7 +212,7 @@ def test_reference_empty_and_three_mistakes(edition, tmp_path, capsys):
     failed = [cell["message"] for cell in reports["empty"]["cells"] if cell["state"] == "failed"]
     assert len(failed) == 17
     assert all(message.startswith(("NotImplementedError", "NameError")) for message in failed)
-    rows = {row["student"]: row for row in csv.DictReader((out / "grades.csv").open())}
+    rows = {row["student"]: row for row in csv.DictReader((out / "grades.csv").open(encoding="utf-8-sig"))}
     assert [rows["mistakes"][item] for item in ("Q1.P1", "Q1.P2", "Q1.P5", "Q2.P3")] == ["2", "0", "0", "2"]
     assert rows["mistakes"]["student_number"] == "4712"
     page = (out / "mistakes" / "01_forward_process.html").read_text()
@@ -221,23 +222,18 @@ def test_reference_empty_and_three_mistakes(edition, tmp_path, capsys):
 # ------------------------------------------------------------------------------------------------- the submissions
 
 
-def mark(name, **role):
-    base = {"grade": False, "locked": False, "solution": False, "task": False, "schema_version": 3}
-    return {"nbgrader": base | {"grade_id": name} | role}
-
-
 @pytest.fixture
 def small(tmp_path, monkeypatch):
     """A homework of one notebook with one function, one check and one answer."""
     new = nbformat.v4
     code = "def double(x):\n    ### BEGIN SOLUTION\n    return 2 * x\n    ### END SOLUTION"
     cells = [
-        new.new_code_cell(code, metadata=mark("Q1-P1-solution", solution=True)),
+        new.new_code_cell(code, metadata=nbgrader_mark("Q1-P1-solution", solution=True)),
         new.new_code_cell(
             "assert double(2) == 4, 'it must double'",
-            metadata=mark("Q1-P1-check", grade=True, locked=True, points=2),
+            metadata=nbgrader_mark("Q1-P1-check", grade=True, locked=True, points=2),
         ),
-        new.new_markdown_cell("Because.", metadata=mark("Q1-T1-answer", grade=True, solution=True, points=5)),
+        new.new_markdown_cell("Because.", metadata=nbgrader_mark("Q1-T1-answer", grade=True, solution=True, points=5)),
     ]
     for cell in cells:
         cell.metadata["nbgrader"]["cell_type"] = cell.cell_type
@@ -344,23 +340,23 @@ def test_submissions_of_every_kind(small, tmp_path, capsys):
         ([".", "."], "two submissions are called"),
     ],
 )
-def test_what_grade_refuses(words, message, tmp_path, capsys):
+def test_grade_refuses_invalid_arguments(words, message, tmp_path, capsys):
     assert main(["grade", *words, "--out", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_a_spreadsheet_takes_no_text_for_a_formula():
+def test_tables_have_no_formulas():
     assert gradebook.table_text("=1+1") == "'=1+1"
     assert gradebook.table_text("") == ""
-    assert gradebook.table_text("na\x1bme\n") == "na me "
+    assert gradebook.table_text("na\x1bme\n") == "na me"
 
 
-# ------------------------------------------------------------------------------------------------- somebody waits
+# ------------------------------------------------------------------------------------------------- interrupted
 
 
 def interrupted(command, bar):
-    """Run a command until its progress bar is on the screen, press Ctrl-C, and give its code and what it said."""
+    """Run a command until its progress bar is shown, press Ctrl-C; its exit code and standard error."""
     process = subprocess.Popen(
         [sys.executable, "-m", "hw3utils", *command],
         stdout=subprocess.PIPE,
@@ -377,7 +373,7 @@ def interrupted(command, bar):
     return process.returncode, error.decode()
 
 
-def test_ctrl_c_stops_a_release_and_leaves_no_half_edition(tmp_path):
+def test_ctrl_c_stops_a_release(tmp_path):
     out = tmp_path / "edition"
     code, error = interrupted(["release", "--out", str(out)], b"releasing")
     assert code == 130

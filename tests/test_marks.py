@@ -1,4 +1,4 @@
-"""From judged submissions to final marks: by hand in the gradebook or from a table, kept when graded again."""
+"""Final marks: by hand in the gradebook or from a table, kept when a submission is graded again."""
 
 import base64
 import contextlib
@@ -17,28 +17,21 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from course_helpers import hand_in, small_homework
+from nbformat.v4 import new_code_cell, new_markdown_cell
 from PIL import Image
 
 from hw3utils.__main__ import command_parser, main
-from hw3utils.course.grading import session as grade
-from hw3utils.course.records import marks
-from hw3utils.course.records import gradebook
 from hw3utils.course.assignment import ITEMS
+from hw3utils.course.grading import session as grade
 from hw3utils.course.notebooks.cells import ANSWER, ASSIGNMENT, Course
-from hw3utils.course.records.originality import alike, borrowed, shape
-from hw3utils.course.release import release
 from hw3utils.course.notebooks.execute import find_notebooks, read_notebook
+from hw3utils.course.records import gradebook, marks
+from hw3utils.course.records.originality import alike, borrowed, shape
 
 pytest.importorskip("nbgrader", reason="nbgrader is not installed")
 
 
-def mark(name, kind, **role):
-    base = {"grade": False, "locked": False, "solution": False, "task": False, "schema_version": 3}
-    return {"nbgrader": base | {"grade_id": name, "cell_type": kind} | role}
-
-
-CHECK = {"grade": True, "locked": True, "points": 2}
 STUDENTS = {
     "ann": ("def double(x):\n    return 2 * x", "Because.", "4711"),
     "بهار": ("def double(x): return 3", ANSWER, "4712"),
@@ -47,30 +40,8 @@ STUDENTS = {
 
 @pytest.fixture(scope="module")
 def homework(tmp_path_factory):
-    """A homework of one exercise and one question; its edition."""
-    code = "def double(x):\n    ### BEGIN SOLUTION\n    return 2 * x\n    ### END SOLUTION"
-    cells = [
-        new_code_cell(code, metadata=mark("Q1-P1-solution", "code", solution=True)),
-        new_code_cell("assert double(2) == 4, 'it must double'", metadata=mark("Q1-P1-check", "code", **CHECK)),
-        new_markdown_cell("x", metadata=mark("Q1-T1-answer", "markdown", grade=True, solution=True, points=5)),
-    ]
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    folder = tmp_path_factory.mktemp("homework")
-    path = folder / "01_small.ipynb"
-    nbformat.write(new_notebook(cells=cells, metadata=kernel), path)
-    release(folder / "edition", [str(path)])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grade, "find_notebooks", lambda names=(): [path])
-        yield folder / "edition" / path.name
-
-
-def hand_in(folder, edition, solution, answer, number):
-    notebook = nbformat.read(edition, as_version=4)
-    notebook.cells[0].source, notebook.cells[2].source = solution, answer
-    folder.mkdir(parents=True, exist_ok=True)
-    nbformat.write(notebook, folder / edition.name)
-    (folder / "student_number.txt").write_text(number)
-    return folder
+    with small_homework(tmp_path_factory.mktemp("homework")) as edition:
+        yield edition
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +55,7 @@ def graded(homework, tmp_path_factory):
 
 
 def rows(path):
-    return list(csv.DictReader(path.open(encoding="utf-8")))
+    return list(csv.DictReader(path.open(encoding="utf-8-sig")))
 
 
 def table(path, *lines):
@@ -97,9 +68,9 @@ def score_of_nbgrader(out, student):
         return book.find_submission(ASSIGNMENT, student).score
 
 
-def test_points_are_the_judges_whatever_the_outputs_say(homework, tmp_path, monkeypatch):
+def test_points_come_from_the_judge_not_from_outputs(homework, tmp_path, monkeypatch):
     """nbgrader reads a check's points from the outputs of its cell, where a student's process writes too."""
-    monkeypatch.setattr(grade, "write_verdicts", lambda notebook, verdicts: None)
+    monkeypatch.setattr(grade, "write_results", lambda notebook, cells: None)
     folder = hand_in(tmp_path / "in" / "eve", homework, "def double(x): return 3", "Because.", "4711")
     grade.grade([folder], tmp_path / "out", timeout=60, seed=3)
     main(["marks", str(tmp_path / "out")])
@@ -107,19 +78,21 @@ def test_points_are_the_judges_whatever_the_outputs_say(homework, tmp_path, monk
     assert score_of_nbgrader(tmp_path / "out", "eve") == 0
 
 
-def test_what_nobody_has_read_is_no_mark_yet(graded, capsys):
+def test_unread_answers_have_no_mark(graded, capsys):
     out = graded / "out"
     assert main(["marks", str(out), "--due", "2020-01-01T00:00"]) == 1
     said = capsys.readouterr().out
     assert "ann: 2 of 110 points; unread: Q1.T1; late: " in said
-    assert "1 of them have answers that nobody has read" in said
+    assert "1 of them have answers that have not been read yet" in said
     ann, bahar = rows(out / "marks.csv")
     assert [ann["student"], ann["Q1.P1"], ann["Q1.T1"], ann["unread"], ann["total"]] == ["ann", "2", "", "Q1.T1", "2"]
     # A blank answer needs no reading.
     assert [bahar["student"], bahar["Q1.P1"], bahar["Q1.T1"], bahar["unread"]] == ["بهار", "0", "0", ""]
     assert set(ITEMS) <= set(ann)
-    assert [row["Homework 3"] for row in rows(out / "moodle.csv")] == ["", "0"]
-    assert [row["Homework 3"] for row in rows(out / "canvas.csv")] == ["110", "", "0"]
+    # A row without a mark would delete one: ann has none yet.
+    assert [(row["ID number"], row["Homework 3"]) for row in rows(out / "moodle.csv")] == [("4712", "0")]
+    assert [row["Homework 3"] for row in rows(out / "canvas.csv")] == ["110", "0"]
+    assert "not in moodle.csv and canvas.csv, for want of a number or a final mark: ann" in said
 
 
 def test_a_table_of_a_spreadsheet_with_decimal_commas_is_read(graded, tmp_path):
@@ -132,17 +105,18 @@ def test_a_table_of_a_spreadsheet_with_decimal_commas_is_read(graded, tmp_path):
 
 
 @pytest.mark.parametrize("number", ["4711", ""], ids=["another's", "none"])
-def test_a_number_that_tells_no_student_apart_carries_no_mark_elsewhere(number, graded, tmp_path, capsys):
+def test_rows_without_a_unique_number_are_left_out(number, graded, tmp_path, capsys):
     out = shutil.copytree(graded / "out", tmp_path / "out")
     report = out / "بهار" / "report.json"
     report.write_text(json.dumps(json.loads(report.read_text()) | {"student_number": number}))
     main(["marks", str(out), "--table", table(tmp_path / "t.csv", "ann,Q1.T1,3,Good."), "--due", "2020-01-01"])
     said = capsys.readouterr().out
     unsure = ["ann", "بهار"] if number else ["بهار"]
-    assert f"without a student number of their own, so without a mark in these two files: {', '.join(unsure)}" in said
+    assert f"without a student number of their own: {', '.join(unsure)}" in said
     assert [row["total"] for row in rows(out / "marks.csv")] == ["5", "0"]
-    for name in ("moodle.csv", "canvas.csv"):
-        assert [row["Homework 3"] for row in rows(out / name)][-2:] == ["" if number else "5", ""]
+    # Moodle reads an empty number as the student of the row before.
+    assert [row["Homework 3"] for row in rows(out / "moodle.csv")] == ([] if number else ["5"])
+    assert [row["Homework 3"] for row in rows(out / "canvas.csv")] == (["110"] if number else ["110", "5"])
 
 
 @pytest.mark.parametrize(
@@ -155,12 +129,12 @@ def test_a_number_that_tells_no_student_apart_carries_no_mark_elsewhere(number, 
         ("ann,Q1.T1,-1,", "'-1' points"),
         ("ann,Q1.T1,nan,", "'nan' points"),
         ("ann,Q1.T1,three,", "'three' points"),
-        ("ann,Q1.T1,3,\n4711,Q1.T1,3,", "Q1.T1 of ann stands there twice"),
+        ("ann,Q1.T1,3,\n4711,Q1.T1,3,", "Q1.T1 of ann is there twice"),
         ("ann,Q1.T1,4,5,good", "line 3: more columns than in the first line; put quotes around commas"),
         ('ann,Q1.T1,3,"good\n4712,Q1.T1,3,x', "it is no CSV (unexpected end of data); put quotes right"),
     ],
 )
-def test_a_table_that_does_not_fit_is_refused_whole(line, message, graded, tmp_path, capsys):
+def test_invalid_tables_change_nothing(line, message, graded, tmp_path, capsys):
     before = score_of_nbgrader(graded / "out", "ann")
     words = ["marks", str(graded / "out"), "--table", table(tmp_path / "t.csv", "ann,Q1.P1,1,no", line)]
     assert main(words) == 2
@@ -169,7 +143,7 @@ def test_a_table_that_does_not_fit_is_refused_whole(line, message, graded, tmp_p
 
 
 @pytest.mark.parametrize("content", [b"", b"a,b\n1,2\n", b"\xff\xfe\x00\x01"])
-def test_what_is_no_table_is_refused(content, graded, tmp_path, capsys):
+def test_files_that_are_no_tables_are_refused(content, graded, tmp_path, capsys):
     (tmp_path / "t.csv").write_bytes(content)
     assert main(["marks", str(graded / "out"), "--table", str(tmp_path / "t.csv")]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
@@ -188,7 +162,7 @@ print(*(f"{result.student} {result.points():g}" for result in results), sep="\\n
 """
 
 
-def test_a_killed_grading_goes_on_where_it_stopped(homework, tmp_path):
+def test_a_killed_grading_resumes(homework, tmp_path):
     words = [sys.executable, "-c", GRADE, str(homework.parent.parent / homework.name), str(tmp_path / "out")]
     words += [str(hand_in(tmp_path / name, homework, *STUDENTS["ann"])) for name in ("one", "two")]
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
@@ -248,7 +222,7 @@ def test_marks_by_hand_are_kept_when_a_submission_is_graded_again(graded, homewo
     assert rows(out / "marks.csv")[0]["total"] == "7"
 
 
-def test_a_submission_that_nobody_foresaw_stops_nobody_elses_grading(graded, homework, tmp_path, monkeypatch):
+def test_an_unexpected_error_stops_no_other_submission(graded, homework, tmp_path, monkeypatch):
     ann, eve = (hand_in(tmp_path / "in" / name, homework, *STUDENTS["ann"]) for name in ("ann", "eve"))
     right = grade.plan
     monkeypatch.setattr(grade, "plan", lambda *a, **k: 1 / 0 if not ran.append(1) and len(ran) == 1 else right(*a, **k))
@@ -266,7 +240,7 @@ def test_a_submission_that_nobody_foresaw_stops_nobody_elses_grading(graded, hom
     assert [row["unread"] for row in rows(tmp_path / "out" / "marks.csv")] == ["Q1.T1", "Q1.T1"]
 
 
-def test_odd_submissions_lose_nothing_and_stop_nobodys_marks(homework, tmp_path, capsys):
+def test_odd_submissions_are_graded(homework, tmp_path, capsys):
     """A photo below a blank answer, half a letter, a sum without end, a damaged archive, a file of an old encoding."""
     photo = hand_in(tmp_path / "in" / "photo", homework, "def double(x): return x + x", ANSWER, "1")
     notebook = nbformat.read(photo / "01_small.ipynb", as_version=4)
@@ -304,7 +278,7 @@ def test_odd_submissions_lose_nothing_and_stop_nobodys_marks(homework, tmp_path,
     [answer] = [c for c in read.cells if c.metadata.get("nbgrader", {}).get("grade_id") == "Q1-T1-answer"]
     assert answer.attachments["picture-1"] == {"image/png": picture}
     assert f"data:image/png;base64,{picture}" in (out / "photo" / "01_small.html").read_text(encoding="utf-8")
-    # A second student of the same name is refused, and what he would have replaced stays.
+    # Another student with the same name is refused; the earlier report stays.
     other = hand_in(tmp_path / "other" / "photo", homework, "def double(x): return 0", "No.", "9")
     capsys.readouterr()
     [refused] = grade.grade([other], out, timeout=60)
@@ -312,7 +286,7 @@ def test_odd_submissions_lose_nothing_and_stop_nobodys_marks(homework, tmp_path,
     assert json.loads((out / "photo" / "report.json").read_text())["automatic"]["points"] == 2
 
 
-def test_a_joining_that_is_stopped_half_way_forgets_no_mark(homework, tmp_path, monkeypatch):
+def test_an_interrupted_join_keeps_all_marks(homework, tmp_path, monkeypatch):
     folder, out = tmp_path / "in" / "ann", tmp_path / "out"
     grade.grade([hand_in(folder, homework, *STUDENTS["ann"])], out, timeout=60, seed=3)
     assert main(["marks", str(out), "--table", table(tmp_path / "t.csv", "ann,Q1.T1,4,Good.")]) == 0
@@ -321,7 +295,7 @@ def test_a_joining_that_is_stopped_half_way_forgets_no_mark(homework, tmp_path, 
     def stopped(*a):
         raise KeyboardInterrupt
 
-    for place in ("take", "feedback"):
+    for place in ("autograde", "feedback"):
         # The points of the check change, the answer does not; it is stopped after nbgrader has taken it.
         hand_in(folder, homework, f"{solution}  # {place}", answer, number)
         with monkeypatch.context() as patch:
@@ -334,7 +308,7 @@ def test_a_joining_that_is_stopped_half_way_forgets_no_mark(homework, tmp_path, 
         assert (ann["Q1.T1"], ann["unread"], ann["changed"], ann["total"]) == ("4", "", "", "6")
 
 
-def test_extra_credit_beside_a_checks_points_counts(graded, tmp_path):
+def test_extra_credit_is_added_to_a_check(graded, tmp_path):
     out = shutil.copytree(graded / "out", tmp_path / "out")
     with gradebook.opened(Course(out)) as book:
         [grade_of] = [grade for grade in gradebook.grades_of(book, "ann") if grade.name == "Q1-P1-check"]
@@ -347,7 +321,7 @@ def test_extra_credit_beside_a_checks_points_counts(graded, tmp_path):
     assert ann.items()["Q1.P1"] == wanted == 2.5
 
 
-def test_a_list_printed_again_has_the_seed_of_its_folder(graded, capsys):
+def test_list_uses_the_seed_of_the_folder(graded, capsys):
     lines = []
     for _ in range(2):
         main(["grade", str(graded / "in" / "ann"), "--out", str(graded / "out"), "--list"])
@@ -356,7 +330,7 @@ def test_a_list_printed_again_has_the_seed_of_its_folder(graded, capsys):
     assert "--seed 3" in lines[0]
 
 
-def test_a_submission_is_found_wherever_nbgrader_works_meanwhile(homework, tmp_path, monkeypatch):
+def test_submissions_are_absolute_paths(homework, tmp_path, monkeypatch):
     """Its interface goes into other folders; what was given by a relative path is another place there."""
     hand_in(tmp_path / "in" / "ann", homework, *STUDENTS["ann"])
     monkeypatch.chdir(tmp_path / "in")
@@ -369,7 +343,7 @@ def test_marks_of_nothing_are_refused(tmp_path, capsys):
     assert "is no folder of hw3 grade" in capsys.readouterr().err
 
 
-def test_each_command_of_a_list_stands_alone(graded, capsys):
+def test_listed_commands_are_complete(graded, capsys):
     folders = [str(graded / "in" / name) for name in STUDENTS]
     assert main(["grade", *folders, "--list", "--out", "o", "--full"]) == 0
     parsed = [command_parser().parse_args(shlex.split(line)[1:]) for line in capsys.readouterr().out.splitlines()]
@@ -385,15 +359,15 @@ def test_a_gradescope_autograder_writes_its_results(graded, tmp_path):
     [test] = results["tests"]
     assert (test["score"], test["max_score"], test["status"], test["number"]) == (0, 2, "failed", "Q1.P1")
     assert test["output"] == "it must double"
-    # What the documentation knows of the whole and of a test, and how it types them.
-    whole = {"score": float, "execution_time": int, "output": str, "visibility": str, "stdout_visibility": str}
-    assert all(isinstance(value, (*whole.values(), list)) for value in results.values())
-    assert set(results) <= {*whole, "tests", "leaderboard", "extra_data", "output_format", "test_output_format"}
+    # The fields of the documentation.
+    fields = {"score": float, "execution_time": int, "output": str, "visibility": str, "stdout_visibility": str}
+    assert all(isinstance(value, (*fields.values(), list)) for value in results.values())
+    assert set(results) <= {*fields, "tests", "leaderboard", "extra_data", "output_format", "test_output_format"}
     assert set(test) <= {"score", "max_score", "status", "name", "number", "output", "tags", "visibility"}
     assert results["visibility"] in ("hidden", "after_due_date", "after_published", "visible")
 
 
-# ------------------------------------------------------------------------------------------------- whose work
+# ------------------------------------------------------------------------------------------------- originality
 
 
 MINE = "def f(x, t):\n    y = x * t\n    for k in range(3):\n        y = y + k\n    return y"
@@ -412,7 +386,7 @@ def test_solutions_are_alike_up_to_names_and_comments():
     assert alike({"ann": {"q": stub}, "bob": {"q": stub}}) == []
 
 
-def test_the_report_says_where_a_solution_is_the_packages_own():
+def test_calls_of_the_package_are_reported():
     [path] = find_notebooks(["01"])
     notebook = read_notebook(path)
     assert borrowed(notebook, path.name) == []

@@ -9,8 +9,7 @@ import torch
 import hw3utils
 from hw3utils.learning.recipes import RECIPES, diffusion_parts, heldout_tensors
 from hw3utils.learning.training import heldout_loss
-from hw3utils.samplers import sample_in_batches
-from hw3utils.samplers import sample_ddim
+from hw3utils.samplers import sample_ddim, sample_in_batches
 from hw3utils.schedules import linear_schedule
 from hw3utils.sprites import load_sprites, outline_share, tensor_to_images
 

@@ -1,16 +1,23 @@
-"""What a submission cannot do in a sandbox: read a neighbour's files, write outside its folder, reach an address."""
+"""In a sandbox a submission cannot read others' files, write outside of its folder, or reach the network."""
 
 import os
 import shutil
 import subprocess
 
 import pytest
-from test_marks import hand_in, homework  # noqa: F401
+from course_helpers import hand_in, small_homework
 
 from hw3utils.__main__ import main
 from hw3utils.course.grading import session as grade
 
 pytest.importorskip("nbgrader", reason="nbgrader is not installed")
+
+
+@pytest.fixture(scope="module")
+def homework(tmp_path_factory):
+    with small_homework(tmp_path_factory.mktemp("homework")) as edition:
+        yield edition
+
 
 PROBE = """
 import socket
@@ -39,7 +46,7 @@ def double(x):
 """
 
 
-def test_without_bubblewrap_a_sandbox_is_refused_in_a_sentence(tmp_path, monkeypatch, capsys):
+def test_without_bubblewrap_a_sandbox_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", "")
     (tmp_path / "ann").mkdir()
     assert main(["grade", str(tmp_path / "ann"), "--sandbox", "--out", str(tmp_path / "out")]) == 2
@@ -47,12 +54,12 @@ def test_without_bubblewrap_a_sandbox_is_refused_in_a_sentence(tmp_path, monkeyp
 
 
 def allowed():
-    """Whether bubblewrap is here and may make what it is for."""
+    """Whether bubblewrap is installed and allowed."""
     words = ["bwrap", "--ro-bind", "/", "/", "--unshare-all", "true"]
     return shutil.which("bwrap") is not None and subprocess.run(words, check=False).returncode == 0
 
 
-def test_a_machine_that_allows_no_sandbox_is_told_before_anything_runs(tmp_path, monkeypatch, capsys):
+def test_a_machine_without_sandboxes_is_refused_before_anything_runs(tmp_path, monkeypatch, capsys):
     refuses = tmp_path / "bin" / "bwrap"
     refuses.parent.mkdir()
     refuses.write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2; exit 1\n")
@@ -65,7 +72,7 @@ def test_a_machine_that_allows_no_sandbox_is_told_before_anything_runs(tmp_path,
 
 
 @pytest.mark.skipif(not allowed(), reason="bubblewrap is not installed, or not allowed here")
-def test_a_submission_sees_and_reaches_nothing_but_its_own(homework, tmp_path, hub):  # noqa: F811
+def test_a_submission_is_isolated(homework, tmp_path, hub):
     neighbour = hand_in(tmp_path / "in" / "bob", homework, "def double(x): return 2 * x", "Mine.", "1")
     secret = neighbour / "student_number.txt"
     source = PROBE.format(places=[str(secret), str(tmp_path / "new.txt")], port=hub)
@@ -102,7 +109,7 @@ def double(x):
 
 @pytest.mark.skipif(not allowed(), reason="bubblewrap is not installed, or not allowed here")
 @pytest.mark.skipif(os.geteuid() == 0, reason="the kernel sets root no limit on processes")
-def test_a_submission_that_forks_is_stopped_at_the_limit(homework, tmp_path):  # noqa: F811
+def test_forks_are_limited(homework, tmp_path):
     folder = hand_in(tmp_path / "in" / "eve", homework, FORKS, "x", "2")
     (result,) = grade.grade([folder], tmp_path / "out", timeout=60, seed=3, sandbox=True)
     assert result.cells[0].points == 2
@@ -110,7 +117,7 @@ def test_a_submission_that_forks_is_stopped_at_the_limit(homework, tmp_path):  #
 
 @pytest.fixture
 def hub():
-    """A port of this machine that somebody listens on."""
+    """A local port with a listener."""
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as server:

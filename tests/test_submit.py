@@ -1,4 +1,4 @@
-"""`hw3 submit`: one archive, the same for the same files, and a word on everything that a grader would stumble over."""
+"""`hw3 submit`: one reproducible archive, with a warning for each problem."""
 
 import hashlib
 import json
@@ -8,19 +8,15 @@ from datetime import UTC, datetime
 
 import nbformat
 import pytest
+from course_helpers import KERNEL, mark
 
 from hw3utils.__main__ import main
-from hw3utils.course.student import submit
-from hw3utils.course.student import check
+from hw3utils.course.assignment import CellState, GradedCell
 from hw3utils.course.notebooks.cells import ANSWER
+from hw3utils.course.student import check, submit
 
 new = nbformat.v4
 MADE = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-
-
-def mark(name, **role):
-    base = {"grade": False, "locked": False, "solution": False, "task": False, "schema_version": 3}
-    return {"nbgrader": base | {"grade_id": name} | role}
 
 
 def notebook(text="Because.", *, ran=True, check="assert double(2) == 4, 'it must double'", body="return 2 * x"):
@@ -36,13 +32,12 @@ def notebook(text="Because.", *, ran=True, check="assert double(2) == 4, 'it mus
     ]
     for n, cell in enumerate(cells):
         cell.id = f"cell-{n}"
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    return new.new_notebook(cells=cells, metadata=kernel)
+    return new.new_notebook(cells=cells, metadata=KERNEL)
 
 
 @pytest.fixture
 def homework(tmp_path, monkeypatch):
-    """A homework of two notebooks, handed out with the number 810; the folder of a student with both and a number."""
+    """A homework of two notebooks with the example number 810; a student's folder with both and another number."""
     edition, folder = tmp_path / "edition", tmp_path / "alice"
     for place in (edition, folder):
         place.mkdir()
@@ -58,8 +53,8 @@ def homework(tmp_path, monkeypatch):
 
 @pytest.fixture
 def no_kernel(monkeypatch):
-    """Checks that nobody runs, for tests of the archive."""
-    part = check.Part("Q1.P1", "Q1-P1-check", 2.0, check.DONE)
+    """Checks are not run, in tests of the archive."""
+    part = GradedCell("Q1-P1-check", "Q1.P1", 2.0, state=CellState.DONE)
     monkeypatch.setattr(submit, "check_notebook", lambda path, timeout: [part])
 
 
@@ -68,7 +63,7 @@ def read(archive):
         return {name: file.read(name) for name in file.namelist()}
 
 
-def test_the_archive_holds_the_files_and_a_manifest_that_names_them(homework, tmp_path, capsys):
+def test_archive_and_manifest(homework, tmp_path, capsys):
     out = tmp_path / "hand in" / "alice.zip"
     nbformat.write(notebook(ANSWER, body="return 3 * x"), homework / "02_small.ipynb")
     before = {path.name: path.read_bytes() for path in homework.iterdir()}
@@ -113,11 +108,11 @@ def warnings(folder, out):
     return submit.submit(folder, out, made=MADE).warnings
 
 
-def test_a_whole_homework_gets_no_warning(homework, tmp_path, no_kernel):
+def test_a_complete_homework_has_no_warnings(homework, tmp_path, no_kernel):
     assert warnings(homework, tmp_path / "a.zip") == []
 
 
-def test_what_a_grader_would_stumble_over_is_said(homework, tmp_path, no_kernel):
+def test_warnings_about_notebooks(homework, tmp_path, no_kernel):
     changed = notebook(ran=False, check="assert True")
     changed.cells[0].outputs = [new.new_output("stream", text="x" * 6_000_000)]
     nbformat.write(changed, homework / "01_small.ipynb")
@@ -142,7 +137,7 @@ def test_what_a_grader_would_stumble_over_is_said(homework, tmp_path, no_kernel)
     assert {"draft.ipynb", "sketch.png"} < set(read(tmp_path / "a.zip"))
 
 
-def test_the_notebook_after_the_homework_is_neither_asked_for_nor_a_stranger(homework, tmp_path, no_kernel):
+def test_the_optional_notebook_is_accepted(homework, tmp_path, no_kernel):
     nbformat.write(notebook(), homework.parent / "edition" / "07_small.ipynb")
     assert warnings(homework, tmp_path / "a.zip") == []
     nbformat.write(notebook(ANSWER, body="return 3 * x"), homework / "07_small.ipynb")
@@ -151,7 +146,7 @@ def test_the_notebook_after_the_homework_is_neither_asked_for_nor_a_stranger(hom
     assert "07_small.ipynb" not in json.loads(read(tmp_path / "b.zip")["manifest.json"])["checks"]
 
 
-def test_what_is_missing_or_broken_is_said(homework, tmp_path, no_kernel):
+def test_missing_and_damaged_files_are_named(homework, tmp_path, no_kernel):
     (homework / "01_small.ipynb").write_text('{"cells": [')
     (homework / "02_small.ipynb").unlink()
     (homework / "student_number.txt").unlink()
@@ -165,7 +160,7 @@ def test_what_is_missing_or_broken_is_said(homework, tmp_path, no_kernel):
     assert "student_number.txt still holds 810, an example: write your own." in warnings(homework, tmp_path / "a.zip")
 
 
-def test_nothing_outside_the_folder_is_packed_and_nothing_is_left_out_silently(homework, tmp_path, no_kernel):
+def test_only_files_of_the_folder_are_packed_and_others_named(homework, tmp_path, no_kernel):
     secret = tmp_path / "secret.txt"
     secret.write_text("a secret")
     (homework / "link.txt").symlink_to(secret)
@@ -195,7 +190,7 @@ def test_nothing_outside_the_folder_is_packed_and_nothing_is_left_out_silently(h
     assert json.loads(content["manifest.json"])["student_number"] is None
 
 
-def test_what_submit_refuses(homework, tmp_path, capsys, no_kernel):
+def test_submit_refuses_invalid_arguments(homework, tmp_path, capsys, no_kernel):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("x")
     with (tmp_path / "alice" / "huge.bin").open("wb") as file:

@@ -14,9 +14,8 @@ from hw3utils.__main__ import main
 from hw3utils.files import file_sha256
 from hw3utils.learning.recipes import RECIPES, train_sprites
 from hw3utils.learning.weights import load_weights
-from hw3utils.samplers import sample_in_batches
 from hw3utils.plots import tile
-from hw3utils.samplers import sample_ddim
+from hw3utils.samplers import sample_ddim, sample_in_batches
 from hw3utils.sprites import load_sprites, tensor_to_images
 from hw3utils.watch import EVALUATIONS, PICTURES, Watch, duration
 

@@ -1,4 +1,4 @@
-"""`hw3 check`: what is done in a notebook, and what is missing."""
+"""`hw3 check`: run the checks of notebooks."""
 
 import argparse
 from pathlib import Path
@@ -9,9 +9,9 @@ HELP = "run the checks of your notebooks, without the experiments"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes."""
+    """Add the arguments of the command."""
     parser.add_argument(
-        "notebooks", nargs="*", type=Path, metavar="NOTEBOOK", help="path (default: the notebooks of this folder)"
+        "notebooks", nargs="*", type=Path, metavar="NOTEBOOK", help="path (default: all notebooks of this folder)"
     )
     parser.add_argument("--timeout", type=count, default=120, help="seconds that a cell may take")
 
@@ -30,4 +30,4 @@ def call(args: argparse.Namespace) -> int:
         for part in results[path.name]:
             print(part.line(), flush=True)
     print(f"\n{summary(results)}")
-    return 0 if all(part.state == DONE for parts in results.values() for part in parts if part.points) else 1
+    return 0 if all(part.state == DONE for parts in results.values() for part in parts if part.possible) else 1

@@ -12,7 +12,7 @@ HELP = "grade submissions (needs nbgrader)"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes."""
+    """Add the arguments of the command."""
     parser.description = (
         "Grade submissions. This EXECUTES THE STUDENTS' CODE, with this Python and the rights of this "
         "user: use --sandbox, or a machine or a container that has nothing to lose."

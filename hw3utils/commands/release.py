@@ -7,7 +7,7 @@ HELP = "make the student edition of the notebooks (needs nbgrader)"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes."""
+    """Add the arguments of the command."""
     parser.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="number, name or path (default: all)")
     parser.add_argument("--out", type=Path, default=Path("out/release"), help="folder of the edition")
 

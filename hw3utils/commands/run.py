@@ -7,7 +7,7 @@ HELP = "execute the notebooks in number order"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes."""
+    """Add the arguments of the command."""
     parser.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="number, name or path (default: all)")
     parser.add_argument("--profile", choices=["quick", "full"], help="sizes (default: $HW3_PROFILE, else quick)")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder of executed copies, HTML and figures")

@@ -1,4 +1,4 @@
-"""`hw3 submit`: check the whole homework and pack it into one archive."""
+"""`hw3 submit`: check the homework and pack it into one archive."""
 
 import argparse
 from pathlib import Path
@@ -9,7 +9,7 @@ HELP = "check your homework and pack it into one archive"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes."""
+    """Add the arguments of the command."""
     parser.add_argument("folder", nargs="?", type=Path, default=Path(), metavar="FOLDER", help="default: this folder")
     parser.add_argument("--out", type=Path, default=Path("submission.zip"), help="the archive, a zip file")
     parser.add_argument("--timeout", type=count, default=120, help="seconds that a cell of a check may take")

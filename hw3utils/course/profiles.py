@@ -1,6 +1,6 @@
-"""Sizes of the notebooks, in one place: quick for a laptop, full for the homework's own numbers.
+"""Sizes of the notebooks' experiments: quick for a laptop, full for the homework's own numbers.
 
-The tiny ones are for tests of the grading: every cell runs in moments, and most experiments say nothing.
+The tiny ones are for grading and its tests: every cell runs quickly, most experiments show nothing.
 """
 
 import os
@@ -11,7 +11,7 @@ PROFILE_VARIABLE = "HW3_PROFILE"
 
 @dataclass(frozen=True)
 class Profile:
-    """How much each notebook does.
+    """Sizes of the experiments of each notebook.
 
     Args:
         name: "quick", "full" or "tiny".
@@ -119,7 +119,7 @@ PROFILES = {
 
 
 def current_profile() -> Profile:
-    """The profile that the environment variable HW3_PROFILE names, quick if it is not set.
+    """The profile of the environment variable HW3_PROFILE, quick if it is not set.
 
     Raises:
         ValueError: on an unknown name.

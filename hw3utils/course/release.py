@@ -1,4 +1,4 @@
-"""The student edition: solutions become stubs, answers blanks, and the checks stay."""
+"""The student edition: solutions become stubs, answers become blank, the checks stay."""
 
 import shutil
 import tempfile
@@ -16,7 +16,7 @@ from hw3utils.files import check_writable, write_atomically
 
 
 def release(out: Path, names: Sequence[str] = ()) -> list[Path]:
-    """Make the student edition: solutions replaced by a stub that raises, answers blanked, checks kept.
+    """Write the student edition: solutions replaced by a stub that raises, answers blank, checks unchanged.
 
     Args:
         out: folder to write, new or empty, or an earlier edition.

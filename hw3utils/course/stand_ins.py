@@ -1,4 +1,4 @@
-"""What a notebook goes on with where an answer is still missing and no function of the package is that answer."""
+"""Substitutes for missing answers, so that a notebook can go on, where the package has no function for them."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from hw3utils.langevin import ascent, langevin
 def ends_of_both(
     score: Callable[[Tensor, float], Tensor], starts: Tensor, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """Give the ends of 500 steps of size 0.1 from the same starts, without noise and by Langevin dynamics: Q2.P4.
+    """Run 500 steps of size 0.1 from the same starts, without noise and by Langevin dynamics: Q2.P4.
 
     Args:
         score: callable (x, sigma) -> score, as `GaussianMixture.score_model` gives.

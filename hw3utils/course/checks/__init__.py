@@ -1,9 +1,8 @@
-"""The checks of the exercises: each takes a student's function and judges it on fresh random input.
+"""The checks of the exercises: each judges a student's function on random input.
 
-The oracle is always a closed form, so a check holds for any right implementation, whatever its style, and needs no
-stored answer. A check returns the number that it judged (for the PASS line) and raises AssertionError, saying what is
-wrong but not what would be right, when the function fails. The input is fresh in every call unless a generator is
-given.
+The oracle is a closed form, so that a check accepts any right implementation and needs no stored answer. A check
+returns the number that it judged, for the PASS line; it raises AssertionError that says what is wrong, but not what
+would be right. The input is different in every call unless a generator is given. Functions get copies of tensors.
 """
 
 from hw3utils.course.checks.building_blocks import check_training_config

@@ -7,7 +7,15 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from hw3utils.course.checks.building_blocks import as_tensor, fresh_generator, say
+from hw3utils.course.checks.building_blocks import (
+    Chain,
+    as_loss,
+    as_tensor,
+    broadcast,
+    fresh_generator,
+    on_copies,
+    require,
+)
 from hw3utils.losses import noise_prediction_loss
 from hw3utils.noise import EpsModel
 from hw3utils.schedules import NoiseSchedule, linear_schedule
@@ -26,26 +34,27 @@ def check_linear_schedule(
     other = int(torch.randint(20, 200, (), generator=generator))
     worst = 0.0
     for T, first, last in ((1000, 1e-4, 0.02), (other, 1e-3 * (1 + draw[0]), 0.05 * (1 + draw[1]))):
-        beta, alpha, alpha_bar = (
-            as_tensor(value, name, (T + 1,))
-            for value, name in zip(make(T, first, last), ("beta", "alpha", "alpha_bar"), strict=True)
-        )
+        tables = make(T, first, last)
+        three = isinstance(tables, tuple | list) and len(tables) == 3
+        require(three, f"the result is {type(tables).__name__}; return three tables: beta, alpha, alpha_bar.")
+        names = ("beta", "alpha", "alpha_bar")
+        beta, alpha, alpha_bar = (as_tensor(table, name, (T + 1,)) for table, name in zip(tables, names, strict=True))
         # Oracle: an arithmetic sequence, and log alpha_bar as a sum of logs in place of a product.
         want = torch.tensor([0.0] + [first + (last - first) * k / (T - 1) for k in range(T)], dtype=torch.float64)
-        say(float(beta[0]) == 0, "beta[0] belongs to t = 0, the data, where no noise has been added yet.")
-        say(
+        require(float(beta[0]) == 0, "beta[0] belongs to t = 0, the data, where no noise has been added yet.")
+        require(
             bool((beta - want).abs().max() < 1e-6),
             "beta does not go in equal steps from beta_1 at t = 1 to beta_T at T.",
         )
-        say(bool((alpha + beta - 1).abs().max() < 1e-6), "alpha_t and beta_t do not belong together.")
+        require(bool((alpha + beta - 1).abs().max() < 1e-6), "alpha_t and beta_t do not belong together.")
         log_bar = torch.log1p(-want).cumsum(0)
         error = (alpha_bar - log_bar.exp()).abs().max()
         shifted = (alpha_bar[1:] - log_bar[:-1].exp()).abs().max()
-        say(
+        require(
             bool(error < 1e-5 or shifted > 1e-5),
             "alpha_bar is right but for its index: look at which t each entry has.",
         )
-        say(bool(error < 1e-5), "alpha_bar_t is not the product of alpha_1 to alpha_t.")
+        require(bool(error < 1e-5), "alpha_bar_t is not the product of alpha_1 to alpha_t.")
         worst = max(worst, float(error))
     return worst
 
@@ -56,44 +65,52 @@ def check_perturb_input(
     """Judge Q1.P2: perturb(x0, t, eps, schedule) -> x_t for x0 (B, ...), t int64 (B,).
 
     Returns:
-        The largest error over random pictures and points at all times.
+        The largest error over random pictures and points at all times of two schedules.
     """
     generator = fresh_generator(generator)
-    schedule = linear_schedule()
+    perturb = on_copies(perturb, "x0", "t", "eps", "schedule")
     worst = 0.0
-    for shape in ((6, 3, 16, 16), (40, 2)):
+    for shape, schedule in (((6, 3, 16, 16), linear_schedule()), ((40, 2), linear_schedule(300, 2e-4, 0.05))):
         x0, eps = (torch.randn(shape, generator=generator) for _ in range(2))
         t = torch.randint(1, schedule.T + 1, shape[:1], generator=generator)
-        kept = x0.clone()
         got = as_tensor(perturb(x0, t, eps, schedule), "x_t", shape)
-        say(torch.equal(x0, kept), "x0 itself was changed; make a new tensor.")
         again = as_tensor(perturb(x0, t, eps, schedule), "x_t", shape)
-        say(torch.equal(got, again), "the result differs from call to call: use the noise that is given, draw none.")
-        # What multiplies x0 and what multiplies eps, seen by setting the other to zero.
+        require(
+            torch.equal(got, again), "the result differs from call to call: use the noise that is given, draw none."
+        )
+        # The coefficients of x0 and of eps, each with the other set to zero.
         zero = torch.zeros(shape)
-        on_x0 = as_tensor(perturb(torch.ones(shape), t, zero, schedule), "x_t", shape).flatten(1)[:, 0]
-        on_eps = as_tensor(perturb(zero, t, torch.ones(shape), schedule), "x_t", shape).flatten(1)[:, 0]
+        coef_x0 = as_tensor(perturb(torch.ones(shape), t, zero, schedule), "x_t", shape).flatten(1)[:, 0]
+        coef_eps = as_tensor(perturb(zero, t, torch.ones(shape), schedule), "x_t", shape).flatten(1)[:, 0]
         signal, noise = schedule.signal[t], schedule.noise[t]
-        before = schedule.signal[t - 1]
-        say(
-            bool((on_x0 - signal).abs().max() < 1e-5 or (on_x0 - before).abs().max() > 1e-5),
+        require(
+            bool((coef_x0 - signal).abs().max() < 1e-5 or (coef_x0 - schedule.signal[t - 1]).abs().max() > 1e-5),
             "the coefficients belong to the time step next to t: look at the index convention.",
         )
-        say(
-            bool((on_x0 - signal).abs().max() < 1e-5),
+        require(
+            bool((coef_x0 - signal).abs().max() < 1e-5),
             "what multiplies x0 is off: for data of variance 1 the variance of x_t would not stay 1.",
         )
-        say(
-            bool((on_eps - noise).abs().max() < 1e-5),
-            f"the noise has the wrong size: at t = {int(t[0])} its variance is {float(on_eps[0] ** 2):.4f}, while "
-            f"that of the signal is {float(on_x0[0] ** 2):.4f}; the two must add up to 1.",
+        require(
+            bool((coef_eps - noise).abs().max() < 1e-5),
+            f"the noise has the wrong size: at t = {int(t[0])} its variance is {float(coef_eps[0] ** 2):.4f}, while "
+            f"that of the signal is {float(coef_x0[0] ** 2):.4f}; the two must add up to 1.",
         )
-        wide = (-1, *[1] * (len(shape) - 1))
-        want = signal.view(wide) * x0.double() + noise.view(wide) * eps.double()
+        want = broadcast(signal, x0) * x0.double() + broadcast(noise, eps) * eps.double()
         error = float((got - want).abs().max())
-        say(error < 1e-5, "x_t is right for some samples and not for others: each sample has a time of its own.")
+        require(error < 1e-5, "x_t is right for some samples and not for others: each sample has a time of its own.")
         worst = max(worst, error)
     return worst
+
+
+def _linear_model(a: float, b: float, T: int, asked: list[Tensor]) -> EpsModel:
+    """The noise predictor a x + b t / T, which notes the times."""
+
+    def model(x: Tensor, t: Tensor) -> Tensor:
+        asked.append(torch.as_tensor(t).detach().clone())
+        return a * x + b * broadcast(torch.as_tensor(t) / T, x)
+
+    return model
 
 
 def check_noise_prediction_loss(
@@ -101,35 +118,31 @@ def check_noise_prediction_loss(
     *,
     generator: torch.Generator | None = None,
 ) -> float:
-    """Judge the loss of Q1.P3: loss(eps_model, x0, t, eps, schedule) -> one value, or one a sample.
+    """Judge the loss of Q1.P3: loss(eps_model, x0, t, eps, schedule) -> one value, or one per sample.
 
     Returns:
         The largest relative error on random linear models.
     """
     generator = fresh_generator(generator)
-    schedule = linear_schedule()
+    loss = on_copies(loss, "the model", "x0", "t", "eps", "schedule")
     worst = 0.0
-    for shape in ((16, 3, 8, 8), (64, 2)):
+    for shape, schedule in (((16, 3, 8, 8), linear_schedule()), ((64, 2), linear_schedule(300, 2e-4, 0.05))):
         x0, eps = (torch.randn(shape, generator=generator) for _ in range(2))
         t = torch.randint(1, schedule.T + 1, shape[:1], generator=generator)
         a, b = torch.rand(2, generator=generator).tolist()
-        seen = []
-
-        def model(x: Tensor, t: Tensor, a: float = a, b: float = b, seen: list = seen) -> Tensor:
-            seen.append(t)
-            return a * x + b * (t / schedule.T).view(-1, *[1] * (x.ndim - 1))
-
-        value = torch.as_tensor(loss(model, x0, t, eps, schedule)).detach().double().mean()
-        say(bool(value.isfinite()), "the loss is not a finite number.")
-        say(len(seen) > 0, "the model was never asked.")
-        say(
-            all(torch.equal(s.cpu(), t) for s in seen), "the model was asked at other times than those that were given."
+        asked: list[Tensor] = []
+        model = _linear_model(a, b, schedule.T, asked)
+        value = as_loss(loss(model, x0, t, eps, schedule)).mean()
+        require(len(asked) > 0, "the model was never asked.")
+        require(
+            all(torch.equal(s.cpu(), t) for s in asked),
+            "the model was asked at other times than those that were given.",
         )
         want = noise_prediction_loss(model, x0, t, eps, schedule).double().mean()
         x0_error = (model(x0, t) - eps).square().double().mean()
-        say(bool(abs(value - x0_error) > 1e-4 * x0_error), "the model must see the noisy x_t, not the clean x0.")
+        require(bool(abs(value - x0_error) > 1e-4 * x0_error), "the model must see the noisy x_t, not the clean x0.")
         error = float((value - want).abs() / want)
-        say(error < 1e-4, f"the loss is {value / want:.3f} times the mean squared error of the predicted noise.")
+        require(error < 1e-4, f"the loss is {value / want:.3f} times the mean squared error of the predicted noise.")
         worst = max(worst, error)
     return worst
 
@@ -157,6 +170,42 @@ def gaussian_chain_variances(schedule: NoiseSchedule, s: float, variance: str) -
     return v
 
 
+def _ddpm_mean(schedule: NoiseSchedule, t: int, x: Tensor, eps: Tensor) -> Tensor:
+    """The mean of DDPM's step from t to t - 1."""
+    beta, bar = float(schedule.beta[t]), float(schedule.alpha_bar[t])
+    return (x - beta / math.sqrt(1 - bar) * eps) / math.sqrt(1 - beta)
+
+
+def _ddpm_variances(schedule: NoiseSchedule, t: int) -> tuple[float, ...]:
+    """The variances of DDPM's step from t to t - 1: beta_t, or that of the posterior."""
+    beta, bar, before = (float(v) for v in (schedule.beta[t], schedule.alpha_bar[t], schedule.alpha_bar[t - 1]))
+    return (beta, (1 - before) / (1 - bar) * beta) if t > 1 else (0.0,)
+
+
+def _ddim_step(schedule: NoiseSchedule, t: int, before: int, eta: float) -> tuple[float, float, float]:
+    """DDIM's step from t to an earlier time: the coefficients of x_t and eps, and the variance of the noise."""
+    bar, bar_s = float(schedule.alpha_bar[t]), float(schedule.alpha_bar[before])
+    sigma2 = eta**2 * (1 - bar_s) / (1 - bar) * (1 - bar / bar_s)
+    coef_x = math.sqrt(bar_s / bar)
+    return coef_x, math.sqrt(1 - bar_s - sigma2) - coef_x * math.sqrt(1 - bar), sigma2
+
+
+def _gaussian_model(
+    schedule: NoiseSchedule, s: float, mean: float, asked: list[int], visit: Callable[[int, Tensor, Tensor], None]
+) -> EpsModel:
+    """The exact noise predictor of N(mean, s^2) data, which notes the times, and shows each state to `visit`."""
+
+    def eps_model(x: Tensor, t: Tensor) -> Tensor:
+        steps = torch.as_tensor(t).cpu().reshape(-1)
+        asked.append(int(steps[0]))
+        signal, noise = (table[steps].to(x).view(-1, 1) for table in (schedule.signal, schedule.noise))
+        eps = noise * (x - signal * mean) / (signal**2 * s**2 + noise**2)
+        visit(int(steps[0]), x.detach().double(), eps.detach().double())
+        return eps
+
+    return eps_model
+
+
 def check_sample_ddpm(
     sample: Callable[[EpsModel, Tensor, NoiseSchedule, torch.Generator], Tensor],
     *,
@@ -171,60 +220,59 @@ def check_sample_ddpm(
         The distance of the samples' variance from the nearer closed form, in standard errors.
     """
     generator = fresh_generator(generator)
-    worst = 0.0
+    sample = on_copies(sample, "the model", "x_T", "schedule", "generator")
+    worst, chains = 0.0, []
     n = 20_000
     for T, s, mean in ((100, 1.0, 0.0), (100, 0.02, 0.0), (60, 0.6, 1.5)):
         schedule = linear_schedule(T, 1e-3, 0.1)
         asked: list[int] = []
+        chain = Chain(8 * math.sqrt(2 / n))
 
-        def eps_model(
-            x: Tensor, t: Tensor, s: float = s, mean: float = mean, asked: list = asked, q=schedule
-        ) -> Tensor:
-            steps = torch.as_tensor(t).cpu().reshape(-1)
-            asked.append(int(steps[0]))
-            signal, noise = (table[steps].to(x).view(-1, 1) for table in (q.signal, q.noise))
-            return noise * (x - signal * mean) / (signal**2 * s**2 + noise**2)
+        def visit(t: int, x: Tensor, eps: Tensor, chain: Chain = chain, schedule: NoiseSchedule = schedule) -> None:
+            if t > 0:
+                chain.visit(x, _ddpm_mean(schedule, t, x, eps), *_ddpm_variances(schedule, t))
 
         x_T = torch.randn(n, 1, generator=generator)
-        kept = x_T.clone()
+        eps_model = _gaussian_model(schedule, s, mean, asked, visit)
         x = as_tensor(sample(eps_model, x_T, schedule, generator), "x_0", (n, 1))
-        say(torch.equal(x_T, kept), "x_T itself was changed; make a new tensor.")
-        say(asked != list(range(1, T + 1)), "time runs the wrong way: sampling starts from noise.")
-        say(asked == list(range(T, 0, -1)), f"the model must be asked once at each t from T = {T} down to 1.")
+        require(asked != list(range(1, T + 1)), "time runs the wrong way: sampling starts from noise.")
+        require(asked == list(range(T, 0, -1)), f"the model must be asked once at each t from T = {T} down to 1.")
         values = [float(gaussian_chain_variances(schedule, s, choice)[0]) for choice in ("beta", "posterior")]
         got = float(x.var())
         off = min(abs(got - v) / (v * math.sqrt(2 / n)) for v in values)
         noisy = s < 0.1 and got > 1.5 * max(values)
-        say(not noisy, "the samples are noisier than the data: look at what the very last step adds.")
-        spread = "narrow" if got < min(values) else "wide"
-        say(off < 5, f"the samples are too {spread}: their variance is {got:.3g} for data of variance {s**2:.3g}.")
+        require(not noisy, "the samples are noisier than the data: look at what the very last step adds.")
+        word = "narrow" if got < min(values) else "wide"
+        require(off < 5, f"the samples are too {word}: their variance is {got:.3g} for data of variance {s**2:.3g}.")
         drift = abs(float(x.mean()) - mean) / max(math.sqrt(got), 1e-9)
-        say(drift < 0.1, f"the samples' mean is {float(x.mean()):.3f} for data of mean {mean}.")
+        require(drift < 0.1, f"the samples' mean is {float(x.mean()):.3f} for data of mean {mean}.")
+        chain.end(x)
+        chains.append(chain)
         worst = max(worst, off)
+    for chain in chains:
+        chain.judge()
     return worst
 
 
 def gaussian_ddim_chain(schedule: NoiseSchedule, s: float, times: Sequence[int], eta: float) -> tuple[float, float]:
-    """What DDIM makes of x_T on N(0, s^2) data with the exact eps model: x_0 = factor x_T + noise of the variance.
+    """DDIM on N(0, s^2) data with the exact eps model: x_0 = factor x_T + noise.
 
     Args:
         schedule: noise schedule.
         s: standard deviation of the data.
         times: time steps from T down to 0.
-        eta: share of the posterior's standard deviation, 0 to 1.
+        eta: standard deviation of the noise as a fraction of the posterior's, 0 to 1.
 
     Returns:
-        The factor and the variance of the noise that was added on the way, each exact.
+        The factor, and the variance of the noise, both exact.
 
     Source: Song, Meng and Ermon 2021, arXiv 2010.02502, equations 12 and 16.
     """
     factor, variance = 1.0, 0.0
     for t, before in itertools.pairwise(times):
-        bar, bar_s = float(schedule.alpha_bar[t]), float(schedule.alpha_bar[before])
-        sigma2 = eta**2 * (1 - bar_s) / (1 - bar) * (1 - bar / bar_s)
-        on_eps = math.sqrt(1 - bar) / (bar * s**2 + 1 - bar)
-        on_x0 = (1 - math.sqrt(1 - bar) * on_eps) / math.sqrt(bar)
-        a = math.sqrt(bar_s) * on_x0 + math.sqrt(1 - bar_s - sigma2) * on_eps
+        coef_x, coef_eps, sigma2 = _ddim_step(schedule, t, before, eta)
+        bar = float(schedule.alpha_bar[t])
+        a = coef_x + coef_eps * math.sqrt(1 - bar) / (bar * s**2 + 1 - bar)
         factor, variance = a * factor, a**2 * variance + sigma2
     return factor, variance
 
@@ -243,45 +291,57 @@ def check_sample_ddim(
         The largest deviation over its limit: a thousandth for eta = 0, five standard errors otherwise.
     """
     generator = fresh_generator(generator)
-    n, worst = 20_000, 0.0
+    sample = on_copies(sample, "the model", "x_T", "schedule", "times", "eta", "generator")
+    n, worst, chains = 20_000, 0.0, []
     schedule = linear_schedule(100, 1e-3, 0.1)
     full, strided = list(range(100, -1, -1)), [100, 80, 60, 45, 30, 20, 10, 4, 0]
     for times, eta in ((strided, 0.0), (full, 0.0), (strided, 1.0), (strided, 0.5), (full, 1.0)):
         s = 0.05 + float(torch.rand((), generator=generator))
         asked: list[int] = []
+        chain = Chain(8 * math.sqrt(2 / n))
+        next_time = dict(itertools.pairwise(times))
 
-        def eps_model(x: Tensor, t: Tensor, s: float = s, asked: list = asked) -> Tensor:
-            steps = torch.as_tensor(t).cpu().reshape(-1)
-            asked.append(int(steps[0]))
-            signal, noise = (table[steps].to(x).view(-1, 1) for table in (schedule.signal, schedule.noise))
-            return noise * x / (signal**2 * s**2 + noise**2)
+        def visit(
+            t: int, x: Tensor, eps: Tensor, chain: Chain = chain, next_time: dict = next_time, eta: float = eta
+        ) -> None:
+            if t in next_time:
+                coef_x, coef_eps, sigma2 = _ddim_step(schedule, t, next_time[t], eta)
+                chain.visit(x, coef_x * x + coef_eps * eps, sigma2)
 
         x_T = torch.randn(n, 1, generator=generator)
-        kept = x_T.clone()
+        eps_model = _gaussian_model(schedule, s, 0.0, asked, visit)
         x = as_tensor(sample(eps_model, x_T, schedule, times, eta, generator), "x_0", (n, 1))
-        say(torch.equal(x_T, kept), "x_T itself was changed; make a new tensor.")
-        say(asked == times[:-1], "the model must be asked once at each of the given times but the last, 0.")
+        require(
+            asked != sorted(times)[: len(times) - 1] and asked != sorted(times)[1:],
+            "time runs the wrong way: the given times go from noise to data.",
+        )
+        require(asked == times[:-1], "the model must be asked once at each of the given times but the last, 0.")
         factor, variance = gaussian_ddim_chain(schedule, s, times, eta)
         where = f"with {len(times) - 1} steps and eta = {eta:g}"
+        slope = float((x * x_T).sum() / x_T.double().square().sum())
         if eta == 0:
-            slope = float((x * x_T).sum() / x_T.double().square().sum())
             rest = float((x - slope * x_T).abs().max())
-            say(
+            require(
                 rest < 1e-3 * max(abs(slope), 1e-3),
                 f"{where} the result must depend on x_T alone, but noise was added.",
             )
             error = abs(slope / factor - 1)
-            say(error < 1e-3, f"{where} the samples are {slope / factor:.3g} times as wide as they should be.")
+            require(error < 1e-3, f"{where} the samples are {slope / factor:.3g} times as wide as they should be.")
             worst = max(worst, error / 1e-3)
-            continue
-        slope = float((x * x_T).sum() / x_T.double().square().sum())
-        got = float((x - slope * x_T).var())
-        off = abs(got / variance - 1) / math.sqrt(2 / n)
-        word = "much" if got > variance else "little"
-        say(off < 5, f"{where} too {word} noise was added: variance {got:.4g} where {variance:.4g} belongs.")
-        drift = abs(slope - factor) / math.sqrt(variance / n)
-        say(drift < 5, f"{where} the part that follows x_T is off: the step and its noise do not belong together.")
-        worst = max(worst, off / 5, drift / 5)
+        else:
+            got = float((x - slope * x_T).var())
+            off = abs(got / variance - 1) / math.sqrt(2 / n)
+            word = "much" if got > variance else "little"
+            require(off < 5, f"{where} too {word} noise was added: variance {got:.4g} where {variance:.4g} belongs.")
+            drift = abs(slope - factor) / math.sqrt(variance / n)
+            require(
+                drift < 5, f"{where} the part that follows x_T is off: the step and its noise do not belong together."
+            )
+            worst = max(worst, off / 5, drift / 5)
+        chain.end(x)
+        chains.append(chain)
+    for chain in chains:
+        chain.judge()
     return worst
 
 
@@ -290,29 +350,72 @@ def check_sampling_pair(
 ) -> float:
     """Judge Q1.P6: two functions of n that give n pictures, one by all T steps of DDPM and one by a few of DDIM.
 
+    The states at which the network is asked must follow from each other, with the noise of DDPM and without any for
+    DDIM, and end in the pictures.
+
     Args:
         sample_ddpm, sample_ddim: callables n -> (n, 3, 16, 16).
-        network: the noise predictor that both ask; its evaluations are counted.
+        network: the noise predictor that both ask; its evaluations are counted. Its schedule is the homework's.
         n: pictures asked for.
 
     Returns:
         Evaluations of the network by DDPM over those by DDIM.
     """
-    calls: list[int] = []
-    hook = network.register_forward_hook(lambda module, inputs, output: calls.append(len(output)))
-    counted = {}
+    calls: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def note(module: torch.nn.Module, args: tuple, kwargs: dict, output: Tensor) -> None:
+        x, t = (*args, *kwargs.values())[:2]
+        calls.append(tuple(value.detach().cpu() for value in (x, torch.as_tensor(t), output)))
+
+    hook = network.register_forward_hook(note, with_kwargs=True)
+    counted, chains = {}, {}
     try:
         for name, sample in (("DDPM", sample_ddpm), ("DDIM", sample_ddim)):
             calls.clear()
             with torch.no_grad():
-                as_tensor(sample(n), f"what {name} gives", (n, 3, 16, 16))
-            counted[name] = sum(calls) / n
+                pictures = as_tensor(sample(n), f"what {name} gives", (n, 3, 16, 16))
+            counted[name] = sum(len(x) for x, _, _ in calls) / n
+            chains[name] = pictures, list(calls)
     finally:
         hook.remove()
-    say(min(counted.values()) > 0, "the network was never asked; both samplers must use it.")
-    say(counted["DDPM"] == 1000, f"DDPM asked the network {counted['DDPM']:g} times a picture, not once for each step.")
-    say(5 <= counted["DDIM"] <= 100, f"DDIM asked the network {counted['DDIM']:g} times: where is the gain?")
+    require(min(counted.values()) > 0, "the network was never asked; both samplers must use it.")
+    require(
+        counted["DDPM"] == 1000, f"DDPM asked the network {counted['DDPM']:g} times a picture, not once for each step."
+    )
+    require(5 <= counted["DDIM"] <= 100, f"DDIM asked the network {counted['DDIM']:g} times: where is the gain?")
+    for name, (pictures, asked) in chains.items():
+        _judge_pictures(name, pictures, asked)
     return counted["DDPM"] / counted["DDIM"]
+
+
+def _judge_pictures(name: str, pictures: Tensor, calls: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
+    """The chains behind pictures: noise of the right size after each step, and the pictures at their end."""
+    schedule = linear_schedule()
+    ratios, ends = [], []
+    for k, (x, t, eps) in enumerate(calls):
+        time = int(t.reshape(-1)[0])
+        require(1 <= time <= schedule.T, f"{name} asks the network at t = {time}, expected 1 to {schedule.T}.")
+        following = calls[k + 1] if k + 1 < len(calls) else None
+        next_time = int(following[1].reshape(-1)[0]) if following else 0
+        if next_time >= time or following is None:
+            next_time = 0
+        # With eta = 1 DDIM's step is DDPM's with the posterior variance.
+        coef_x, coef_eps, sigma2 = _ddim_step(schedule, time, next_time, 1.0 if name == "DDPM" else 0.0)
+        expected = coef_x * x.double() + coef_eps * eps.double()
+        if next_time == 0:
+            ends.append(expected)
+        elif following[0].shape == x.shape:
+            scale = sigma2 if name == "DDPM" else float(expected.square().mean())
+            ratios.append(float((following[0].double() - expected).square().mean()) / scale)
+    middle = sorted(ratios)[len(ratios) // 2] if ratios else math.inf
+    if name == "DDPM":
+        require(middle > 0.5, "DDPM adds too little noise between its steps: which eta is its own?")
+        require(middle < 1.5, "DDPM does not go on from step to step: the states at which it asks the network differ.")
+    else:
+        require(middle < 1e-3, "DDIM does not go on from step to step without noise: which eta is its own?")
+    end = torch.cat(ends)
+    off = (pictures.clamp(-1, 1) - end.clamp(-1, 1)).abs().max() if end.shape == pictures.shape else math.inf
+    require(float(off) < 0.05, f"the pictures that {name} gives are not the end of its chain.")
 
 
 def check_frechet_distance(
@@ -340,13 +443,13 @@ def check_frechet_distance(
         cov_1, cov_2 = (basis * values @ basis.T for values in (values_1, values_2))
         zero = torch.zeros(d, dtype=torch.float64)
         means = float((mean_1 - mean_2).square().sum())
-        spread = float((values_1.sqrt() - values_2.sqrt()).square().sum())
+        shapes = float((values_1.sqrt() - values_2.sqrt()).square().sum())
         _judge(ask(mean_1, cov_1, mean_2, cov_1), means, "two Gaussians that differ in their means only")
-        _judge(ask(zero, cov_1, zero, cov_2), spread, f"two Gaussians with the same mean, in {d} dimensions")
+        _judge(ask(zero, cov_1, zero, cov_2), shapes, f"two Gaussians with the same mean, in {d} dimensions")
         got = ask(mean_1, cov_1, mean_2, cov_2)
-        _judge(got, means + spread, "two Gaussians that differ in mean and covariance")
+        _judge(got, means + shapes, "two Gaussians that differ in mean and covariance")
         _judge(ask(mean_2, cov_2, mean_1, cov_1), got, "the same two Gaussians the other way round")
-        worst = max(worst, abs(got / (means + spread) - 1))
+        worst = max(worst, abs(got / (means + shapes) - 1))
         # One of them a single direction: its covariance is singular, and the overlap is known.
         v = basis[:, 0]
         flat = torch.outer(v, v)
@@ -367,8 +470,8 @@ def check_frechet_distance(
 
 
 def _judge(got: float, want: float, what: str, tolerance: float = 1e-6) -> None:
-    """Hold a number against a closed form, to a relative tolerance."""
-    say(abs(got - want) <= tolerance * max(want, 1.0), f"the distance is off for {what}: got {got:.6g}.")
+    """Compare a number with a closed form, to a relative tolerance."""
+    require(abs(got - want) <= tolerance * max(want, 1.0), f"the distance is off for {what}: got {got:.6g}.")
 
 
 def check_noise_network(network: torch.nn.Module, x: Tensor, t: Tensor) -> int:
@@ -390,18 +493,18 @@ def check_noise_network(network: torch.nn.Module, x: Tensor, t: Tensor) -> int:
     try:
         with torch.no_grad():
             one, two = network(x, t), network(x, t)
-        say(one.shape == x.shape, f"the network returns shape {tuple(one.shape)} for {tuple(x.shape)}.")
-        say(torch.equal(one, two), "the same input gives another output each time: what is made anew in forward?")
+        require(one.shape == x.shape, f"the network returns shape {tuple(one.shape)} for {tuple(x.shape)}.")
+        require(torch.equal(one, two), "the same input gives another output each time: what is made anew in forward?")
         held = [parameter for parameter in network.parameters() if parameter.requires_grad]
         weight = torch.randn(one.shape, generator=torch.Generator().manual_seed(0)).to(x)
         grads = torch.autograd.grad((network(x, t) * weight).sum(), held, allow_unused=True) if held else []
     finally:
         network.train(mode)
     after = {name for name, _ in network.named_parameters()}
-    say(before == after, f"forward itself made new parameters: {', '.join(sorted(after - before)[:3])}.")
-    say(len(held) > 0, "the network has no parameters that can be trained.")
+    require(before == after, f"forward itself made new parameters: {', '.join(sorted(after - before)[:3])}.")
+    require(len(held) > 0, "the network has no parameters that can be trained.")
     unused = sum(grad is None for grad in grads)
-    say(unused < len(held) / 2, f"{unused} of {len(held)} parameters take no part in the output.")
+    require(unused < len(held) / 2, f"{unused} of {len(held)} parameters take no part in the output.")
     return len(held) - unused
 
 
@@ -417,15 +520,17 @@ def check_features(features: Callable[[Tensor], Tensor], images: Tensor) -> floa
     Returns:
         The largest relative difference between a picture's features alone, in a batch, and in another order.
     """
-    whole = torch.as_tensor(features(images)).detach().double()
-    say(whole.ndim == 2 and len(whole) == len(images), f"the features have shape {tuple(whole.shape)}, not (N, d).")
+    batch = torch.as_tensor(features(images)).detach().double()
+    require(batch.ndim == 2 and len(batch) == len(images), f"the features have shape {tuple(batch.shape)}, not (N, d).")
     alone = torch.cat([torch.as_tensor(features(images[i : i + 1])).detach().double() for i in range(4)])
     turned = torch.as_tensor(features(images.flip(0))).detach().double().flip(0)
     again = torch.as_tensor(features(images)).detach().double()
-    size = float(whole.norm(dim=1).mean())
-    say(float((again - whole).norm(dim=1).max()) < 1e-3 * size, "asked twice, the same pictures have other features.")
-    worst = max(float((alone - whole[:4]).norm(dim=1).max()), float((turned - whole).norm(dim=1).max())) / size
-    say(worst < 1e-3, "a picture's features change with the pictures beside it: in which mode is the network?")
+    size = float(batch.norm(dim=1).mean())
+    require(
+        float((again - batch).norm(dim=1).max()) < 1e-3 * size, "asked twice, the same pictures have other features."
+    )
+    worst = max(float((alone - batch[:4]).norm(dim=1).max()), float((turned - batch).norm(dim=1).max())) / size
+    require(worst < 1e-3, "a picture's features change with the pictures beside it: in which mode is the network?")
     return worst
 
 
@@ -439,9 +544,9 @@ def check_reverse_path(times: Sequence[int], states: Sequence[Tensor]) -> float:
     Returns:
         How many times rougher the first state is than the last: mean square difference of neighbouring pixels.
     """
-    say(len(times) == len(states) >= 2, f"there are {len(times)} times for {len(states)} states.")
+    require(len(times) == len(states) >= 2, f"there are {len(times)} times for {len(states)} states.")
     falling = all(a > b for a, b in itertools.pairwise(times))
-    say(falling, "time does not fall along the path: the reverse chain goes from noise to the data.")
+    require(falling, "time does not fall along the path: the reverse chain goes from noise to the data.")
     rough = [float(torch.as_tensor(x).detach().double().diff(dim=-1).square().mean()) for x in states]
-    say(rough[0] > rough[-1], "what is labelled as noise is smoother than what is labelled as data.")
+    require(rough[0] > rough[-1], "what is labelled as noise is smoother than what is labelled as data.")
     return rough[0] / rough[-1]

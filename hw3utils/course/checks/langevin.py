@@ -6,22 +6,54 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from hw3utils.course.checks.building_blocks import Score, as_tensor, fresh_generator, relative_error, say
+from hw3utils.course.checks.building_blocks import (
+    Chain,
+    Score,
+    as_tensor,
+    fresh_generator,
+    on_copies,
+    relative_error,
+    require,
+)
 
 
-def _gaussian(mean: float, variance: float, asked: list | None = None) -> Callable[..., Tensor]:
-    """The score of N(mean, variance), convolved with N(0, sigma^2) when a level is given."""
+def _gaussian(
+    mean: float, variance: float, visit: Callable[[float, Tensor, Tensor], None] = lambda sigma, x, score: None
+) -> Callable[..., Tensor]:
+    """The score of N(mean, variance), convolved with N(0, sigma^2) if a level is given; shows each state to `visit`."""
 
     def score(x: Tensor, sigma: float | Tensor = 0.0) -> Tensor:
-        if asked is not None:
-            asked.append(float(torch.as_tensor(sigma).reshape(-1)[0]))
-        return -(x - mean) / (variance + sigma**2)
+        value = -(x - mean) / (variance + sigma**2)
+        visit(float(torch.as_tensor(sigma).reshape(-1)[0]), x.detach().double(), value.detach().double())
+        return value
 
     return score
 
 
+class _LangevinChain(Chain):
+    """The points at which a chain asks the score, x + (a / 2) score + noise of variance a; any number of times each."""
+
+    def __init__(self, n: int, *, noise: bool = True) -> None:
+        super().__init__(8 * math.sqrt(2 / n), "the score is not asked at the points that the chain passes through.")
+        self.noise, self.steps = noise, 0
+        self.last: Tensor | None = None
+
+    def step(self, step_size: float, x: Tensor, score: Tensor) -> None:
+        """Note a point; asked again there, it is the same step."""
+        if self.last is None or self.last.shape != x.shape or not torch.equal(self.last, x):
+            self.visit(x, x + step_size / 2 * score, step_size if self.noise else 0.0)
+            self.steps += 1
+        self.last = x
+
+    def judge_end(self, x: Tensor, n_steps: int) -> None:
+        """Fail unless the result follows from n_steps steps."""
+        self.end(x)
+        self.judge()
+        require(self.steps == n_steps, f"the score was asked at {self.steps} points in {n_steps} steps.")
+
+
 def _judge_chain(x: Tensor, start: Tensor, mean: float, factor: float, variance: float, where: str) -> float:
-    """Samples of a linear chain: the part that follows the start, and the variance of the rest, in standard errors."""
+    """Deviation of a linear chain's samples in standard errors: the factor of the start, the variance of the rest."""
     n = x.numel()
     x, start = (x - mean).reshape(-1), (start.double() - mean).reshape(-1)
     slope = float((x * start).sum() / start.square().sum())
@@ -30,14 +62,14 @@ def _judge_chain(x: Tensor, start: Tensor, mean: float, factor: float, variance:
     drift = abs(slope - factor) / math.sqrt(variance / float(start.square().sum()))
     off = abs(got / variance - 1) / math.sqrt(2 / n)
     shift = abs(float(rest.mean())) / math.sqrt(variance / n)
-    say(got > 1e-3 * variance, f"{where} no noise is added.")
+    require(got > 1e-3 * variance, f"{where} no noise is added.")
     word = "much" if got > variance else "little"
-    say(drift < 5, f"{where} the drift is off: after the run {slope:.3f} of the start is left, not {factor:.3f}.")
-    say(
+    require(drift < 5, f"{where} the drift is off: after the run {slope:.3f} of the start is left, not {factor:.3f}.")
+    require(
         off < 5,
         f"{where} too {word} noise: the variance is {got:.3g} where noise and drift together give {variance:.3g}.",
     )
-    say(shift < 5, f"{where} the noise does not have mean 0.")
+    require(shift < 5, f"{where} the noise does not have mean 0.")
     return max(drift, off, shift)
 
 
@@ -50,19 +82,21 @@ def check_ascent(
         The largest relative error on random Gaussians, where every step is linear.
     """
     generator = fresh_generator(generator)
+    ascent = on_copies(ascent, "the score", "x", "step_size", "n_steps")
     worst = 0.0
     for n_steps in (1, 7):
-        mean, spread = torch.rand(2, generator=generator).tolist()
-        a, variance = 0.3, 0.5 + spread
+        mean, extra = torch.rand(2, generator=generator).tolist()
+        a, variance = 0.3, 0.5 + extra
         x = 3 * torch.randn(50, 2, generator=generator)
-        kept = x.clone()
-        got = as_tensor(ascent(_gaussian(mean, variance), x, a, n_steps), "the result", (50, 2))
-        say(torch.equal(x, kept), "x itself was changed; make a new tensor.")
-        away = (got - mean).norm() > (kept.double() - mean).norm()
-        say(not away, "the points go away from the mode.")
+        chain = _LangevinChain(100, noise=False)
+        score = _gaussian(mean, variance, lambda sigma, x, s, chain=chain, a=a: chain.step(a, x, s))
+        got = as_tensor(ascent(score, x, a, n_steps), "the result", (50, 2))
+        away = (got - mean).norm() > (x.double() - mean).norm()
+        require(not away, "the points go away from the mode.")
         want = mean + (1 - a / (2 * variance)) ** n_steps * (x.double() - mean)
         error = relative_error(got - x.double(), want - x.double())
-        say(error < 1e-3, f"after {n_steps} steps the points are elsewhere: is every step (a / 2) times the score?")
+        require(error < 1e-3, f"after {n_steps} steps the points are elsewhere: is every step (a / 2) times the score?")
+        chain.judge_end(got, n_steps)
         worst = max(worst, error)
     return worst
 
@@ -81,24 +115,26 @@ def check_langevin(
         The largest deviation, in standard errors.
     """
     generator = fresh_generator(generator)
+    langevin = on_copies(langevin, "the score", "x", "step_size", "n_steps", "generator")
     n, worst = 10_000, 0.0
     for a, n_steps in ((0.4, 1), (0.3, 4), (1.0, 60)):
-        mean, spread = torch.rand(2, generator=generator).tolist()
-        variance = 0.6 + spread
+        mean, extra = torch.rand(2, generator=generator).tolist()
+        variance = 0.6 + extra
         x = mean + 2 * torch.randn(n, 2, generator=generator)
-        kept = x.clone()
-        got = as_tensor(langevin(_gaussian(mean, variance), x, a, n_steps, generator), "the result", (n, 2))
-        say(torch.equal(x, kept), "x itself was changed; make a new tensor.")
+        chain = _LangevinChain(n)
+        score = _gaussian(mean, variance, lambda sigma, x, s, chain=chain, a=a: chain.step(a, x, s))
+        got = as_tensor(langevin(score, x, a, n_steps, generator), "the result", (n, 2))
         r = 1 - a / (2 * variance)
         noise = a * sum(r ** (2 * k) for k in range(n_steps))
         where = f"after {n_steps} step{'s' * (n_steps > 1)} of size {a:g}"
-        worst = max(worst, _judge_chain(got, kept, mean, r**n_steps, noise, where))
-        left = got - mean - r**n_steps * (kept.double() - mean)
-        # z ~ N(0, 1) has a fourth moment of 3: evenly drawn noise of the same variance has less.
+        worst = max(worst, _judge_chain(got, x, mean, r**n_steps, noise, where))
+        left = got - mean - r**n_steps * (x.double() - mean)
+        # z ~ N(0, 1) has a fourth moment of 3; uniform noise of the same variance has less.
         fourth = float((left / left.std()).pow(4).mean())
-        say(n_steps > 1 or abs(fourth - 3) < 0.3, "the noise is not normal: look at the function that draws it.")
+        require(n_steps > 1 or abs(fourth - 3) < 0.3, "the noise is not normal: look at the function that draws it.")
         same = float(torch.corrcoef(left.T)[0, 1])
-        say(abs(same) < 0.06, "both coordinates of a point get the same noise.")
+        require(abs(same) < 0.06, "both coordinates of a point get the same noise.")
+        chain.judge_end(got, n_steps)
     return worst
 
 
@@ -109,7 +145,7 @@ def check_annealed_langevin(
     *,
     generator: torch.Generator | None = None,
 ) -> float:
-    """Judge Q2.T5 and Q2.P5: annealed(score, x, sigmas, step_size, n_steps, generator), sigmas falling.
+    """Judge Q2.T5 and Q2.P5: annealed(score, x, sigmas, step_size, n_steps, generator), sigmas decreasing.
 
     n_steps at each level, with the step size step_size (sigma_i / sigma_last)^2. On Gaussian data every step is linear.
 
@@ -117,30 +153,80 @@ def check_annealed_langevin(
         The largest deviation from the closed form, in standard errors.
     """
     generator = fresh_generator(generator)
+    annealed = on_copies(annealed, "the score", "x", "sigmas", "step_size", "n_steps", "generator")
     n, worst = 10_000, 0.0
     for sigmas, a, n_steps in (([2.0, 1.0], 0.05, 3), ([4.0, 2.0, 1.0, 0.5], 0.03, 2)):
-        mean, spread = torch.rand(2, generator=generator).tolist()
-        variance = 0.3 + spread
+        mean, extra = torch.rand(2, generator=generator).tolist()
+        variance = 0.3 + extra
         asked: list[float] = []
+        chain = _LangevinChain(n)
+
+        def visit(
+            sigma: float, x: Tensor, score: Tensor, asked: list = asked, chain: Chain = chain, a: float = a,
+            last: float = sigmas[-1],
+        ) -> None:  # fmt: skip
+            asked.append(sigma)
+            chain.step(a * (sigma / last) ** 2, x, score)
+
         x = mean + 3 * torch.randn(n, 2, generator=generator)
-        kept = x.clone()
-        got = annealed(_gaussian(mean, variance, asked), x, sigmas, a, n_steps, generator)
+        got = annealed(_gaussian(mean, variance, visit), x, sigmas, a, n_steps, generator)
         got = as_tensor(got, "the result", (n, 2))
-        say(torch.equal(x, kept), "x itself was changed; make a new tensor.")
         order = [level for level in sigmas for _ in range(n_steps)]
-        say(asked != order[::-1], "the levels go the wrong way: the noise must fall.")
-        say(
+        require(asked != order[::-1], "the levels go the wrong way: the noise must decrease.")
+        require(
             len(asked) == len(order) and all(abs(p - q) < 1e-5 for p, q in zip(asked, order, strict=True)),
             f"the score must be asked {n_steps} times at each of the levels {sigmas}, the largest first.",
         )
-        factor, noise = 1.0, 0.0
-        for sigma in order:
-            step = a * (sigma / sigmas[-1]) ** 2
-            r = 1 - step / (2 * (variance + sigma**2))
-            factor, noise = r * factor, r**2 * noise + step
         where = f"with the levels {sigmas} and {n_steps} steps at each"
-        worst = max(worst, _judge_chain(got, kept, mean, factor, noise, where))
+        _judge_step_sizes(got, x, mean, variance, sigmas, a, n_steps, where)
+        factor, noise = _annealed_chain(order, variance, lambda sigma, a=a, last=sigmas[-1]: a * (sigma / last) ** 2)
+        worst = max(worst, _judge_chain(got, x, mean, factor, noise, where))
+        chain.judge_end(got, len(order))
     return worst
+
+
+def _judge_step_sizes(
+    x: Tensor, start: Tensor, mean: float, variance: float, sigmas: Sequence[float], a: float, n_steps: int, where: str
+) -> None:
+    """Fail with its reason if the samples are those of a known wrong annealing."""
+    first, last = sigmas[0], sigmas[-1]
+    order = [level for level in sigmas for _ in range(n_steps)]
+    wrong = {
+        "the step size grows with sigma, not with its square": (order, lambda sigma: a * sigma / last),
+        "in the step size the last sigma is the denominator, not the first": (
+            order,
+            lambda sigma: a * (sigma / first) ** 2,
+        ),
+        "the step size is the same at every level": (order, lambda sigma: a),
+        "only the last level counts; each goes on from the points of the one before": (
+            order[-n_steps:],
+            lambda sigma: a * (sigma / last) ** 2,
+        ),
+    }
+    for reason, (levels, step_size) in wrong.items():
+        chain = _annealed_chain(levels, variance, step_size)
+        require(not _is_chain(x, start, mean, *chain, where), f"{where} the annealing is off: {reason}.")
+
+
+def _annealed_chain(
+    order: Sequence[float], variance: float, step_size: Callable[[float], float]
+) -> tuple[float, float]:
+    """The factor of the start and the variance of the noise after annealed Langevin dynamics on N(0, variance)."""
+    factor, noise = 1.0, 0.0
+    for sigma in order:
+        step = step_size(sigma)
+        r = 1 - step / (2 * (variance + sigma**2))
+        factor, noise = r * factor, r**2 * noise + step
+    return factor, noise
+
+
+def _is_chain(x: Tensor, start: Tensor, mean: float, factor: float, variance: float, where: str) -> bool:
+    """Whether `_judge_chain` passes."""
+    try:
+        _judge_chain(x, start, mean, factor, variance, where)
+    except AssertionError:
+        return False
+    return True
 
 
 def check_denoise(
@@ -154,21 +240,20 @@ def check_denoise(
         The largest relative error on random Gaussians, where that mean is known from Bayes' rule.
     """
     generator = fresh_generator(generator)
+    denoise = on_copies(denoise, "the score", "x", "sigma")
     worst = 0.0
     for sigma in (0.3, 1.0, 4.0):
-        mean, spread = torch.rand(2, generator=generator).tolist()
-        variance = 0.5 + spread
+        mean, extra = torch.rand(2, generator=generator).tolist()
+        variance = 0.5 + extra
         x = mean + (1 + sigma) * torch.randn(50, 2, generator=generator)
-        kept = x.clone()
         got = as_tensor(denoise(_gaussian(mean, variance), x, sigma), "the result", (50, 2))
-        say(torch.equal(x, kept), "x itself was changed; make a new tensor.")
         # Bayes' rule for two Gaussians: the two means, weighted by their precisions.
-        want = (mean / variance + kept.double() / sigma**2) / (1 / variance + 1 / sigma**2)
+        want = (mean / variance + x.double() / sigma**2) / (1 / variance + 1 / sigma**2)
         error = relative_error(got - mean, want - mean)
-        away = (got - mean).norm() > (kept.double() - mean).norm()
-        say(not away, f"at sigma = {sigma:g} the points move away from the data.")
-        say(
-            error < 1e-3, f"at sigma = {sigma:g} the points move too {_moved(got, want, kept)}: how large is the noise?"
+        away = (got - mean).norm() > (x.double() - mean).norm()
+        require(not away, f"at sigma = {sigma:g} the points move away from the data.")
+        require(
+            error < 1e-3, f"at sigma = {sigma:g} the points move too {_moved(got, want, x)}: how large is the noise?"
         )
         worst = max(worst, error)
     return worst
@@ -183,7 +268,8 @@ def check_starting_points(
 ) -> float:
     """Judge Q2.P4: samples["deterministic"] and samples["langevin"], (n, 2) each, of a mixture with far components.
 
-    Deterministic ends are places where the score is nothing; Langevin's spread within a component is the component's.
+    At deterministic ends the score is 0; Langevin's variance within a component is the component's. Neither method goes
+    from one component to another, so both sets have the same share of each.
 
     Args:
         samples: the two sets.
@@ -195,20 +281,30 @@ def check_starting_points(
         The largest relative error of a component's variance.
     """
     for name in ("deterministic", "langevin"):
-        say(name in samples, f"there is no set named {name!r}.")
+        require(name in samples, f"there is no set named {name!r}.")
         as_tensor(samples[name], f"the set {name!r}", (n, 2))
     rest = float(score(samples["deterministic"]).norm(dim=1).quantile(0.99))
-    say(rest < 0.05, f"the deterministic points have not come to rest: the score is still {rest:.2g} at some of them.")
+    require(
+        rest < 0.05, f"the deterministic points have not come to rest: the score is still {rest:.2g} at some of them."
+    )
     x = samples["langevin"].double().cpu()
     nearest = torch.cdist(x, means.double().cpu()).argmin(1)
+    still = torch.cdist(samples["deterministic"].double().cpu(), means.double().cpu()).argmin(1)
     worst = 0.0
     for k, variance in enumerate(variances.tolist()):
+        shares = [float((where == k).double().mean()) for where in (nearest, still)]
+        require(
+            abs(shares[0] - shares[1]) < 0.15,
+            f"{shares[0]:.0%} of the Langevin points are around ({means[k][0]:g}, {means[k][1]:g}), but "
+            f"{shares[1]:.0%} of "
+            "the deterministic ones: from the same starts the shares are about the same.",
+        )
         mine = x[nearest == k] - means[k].double().cpu()
         if len(mine) < 50:
             continue
         got = float(mine.square().mean())
         limit = 0.15 + 5 * math.sqrt(1 / len(mine))
-        say(
+        require(
             abs(got / variance - 1) < limit,
             f"around ({means[k][0]:g}, {means[k][1]:g}) the Langevin points have variance {got:.3g}: too "
             f"{'wide' if got > variance else 'narrow'}; look at the noise, the step size and the number of steps.",

@@ -11,14 +11,15 @@ from hw3utils.course.checks.building_blocks import (
     HOMEWORK_SIGMAS,
     as_tensor,
     fresh_generator,
+    on_copies,
     relative_error,
-    say,
+    require,
 )
 from hw3utils.schedules import linear_schedule
 
 
 class _Watched(nn.Module):
-    """A noise predictor with two parameters that keeps what it is asked."""
+    """A noise predictor with two parameters, which notes its arguments."""
 
     def __init__(self, generator: torch.Generator) -> None:
         super().__init__()
@@ -27,7 +28,7 @@ class _Watched(nn.Module):
         self.seen: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        self.seen.append((x.detach().clone(), t))
+        self.seen.append((x.detach().clone(), t.clone()))
         return self.a * x + self.b * (t / 50).to(x.dtype)[:, None]
 
 
@@ -41,6 +42,7 @@ def check_training_step(step: Callable[..., Tensor], *, generator: torch.Generat
         The largest relative error of loss, weights and averages over a few steps.
     """
     generator = fresh_generator(generator)
+    step = on_copies(step, "the network", "the optimizer", "average", "x0", "schedule", "generator", "decay")
     schedule, decay = linear_schedule(50), 0.8
     network = _Watched(generator)
     twin = copy.deepcopy(network)
@@ -51,61 +53,64 @@ def check_training_step(step: Callable[..., Tensor], *, generator: torch.Generat
     for k in range(6):
         x0 = torch.randn(512, 3, generator=generator)
         wanted = [mean.clone() for mean in average]
-        kept, held = x0.clone(), [weight.detach().clone() for weight in network.parameters()]
+        held = [weight.detach().clone() for weight in network.parameters()]
         loss = as_tensor(step(network, optimizers[0], average, x0, schedule, drawn, decay), "the loss", ())
-        say(torch.equal(x0, kept), "x0 itself was changed; make a new tensor.")
-        say(len(network.seen) == k + 1, f"the network was called {len(network.seen) - k} times in one step.")
+        require(len(network.seen) == k + 1, f"the network was called {len(network.seen) - k} times in one step.")
         eps = _noise_of(network.seen[-1], x0, schedule)
         times.append(network.seen[-1][1])
         noises.append(eps)
         expected = (twin(*network.seen[-1]) - eps).square().mean()
         error = abs(float(loss / expected.detach()) - 1)
-        say(error < 1e-3, "the loss is not the mean squared error of the noise that was added.")
+        require(error < 1e-3, "the loss is not the mean squared error of the noise that was added.")
         optimizers[1].zero_grad()
         expected.backward()
         optimizers[1].step()
         moved = [weight.detach() for weight in network.parameters()]
-        say(
+        require(
             any(not torch.equal(a, b) for a, b in zip(moved, held, strict=True)), "the step did not change the weights."
         )
         errors = [relative_error(a - c, b.detach() - c) for a, b, c in zip(moved, twin.parameters(), held, strict=True)]
-        say(max(errors) < 1e-2, "the weights moved, but not by this step's gradient: is that of the last step cleared?")
+        require(
+            max(errors) < 1e-2, "the weights moved, but not by this step's gradient: is that of the last step cleared?"
+        )
         wanted = [decay * mean + (1 - decay) * weight for mean, weight in zip(wanted, moved, strict=True)]
         off = max(relative_error(a, b) for a, b in zip(average, wanted, strict=True))
-        say(off < 1e-4, "the average did not move by 1 - decay of the way to the weights that the step has made.")
+        require(off < 1e-4, "the average did not move by 1 - decay of the way to the weights that the step has made.")
         worst = max(worst, error, off)
     _judge_draws(torch.cat(times), torch.cat(noises), schedule.T)
     return worst
 
 
 def _noise_of(seen: tuple[Tensor, Tensor], x0: Tensor, schedule: object) -> Tensor:
-    """The noise that makes what the network saw of x0; the times are checked before they are looked up."""
+    """The noise in the network's input x_t; the times are checked first."""
     x_t, t = seen
     shape = tuple(t.shape)
-    say(shape == (len(x0),), f"t has shape {shape}: each sample of the batch needs a time of its own, ({len(x0)},).")
-    say(t.dtype == torch.int64, f"t has dtype {t.dtype}; time steps are int64.")
-    say(bool(((t >= 1) & (t <= schedule.T)).all()), "a time is not in 1..T: at t = 0 there is no noise to predict.")
+    require(
+        shape == (len(x0),), f"t has shape {shape}: each sample of the batch needs a time of its own, ({len(x0)},)."
+    )
+    require(t.dtype == torch.int64, f"t has dtype {t.dtype}; time steps are int64.")
+    require(bool(((t >= 1) & (t <= schedule.T)).all()), "a time is not in 1..T: at t = 0 there is no noise to predict.")
     signal, noise = (table[t].to(x0.dtype)[:, None] for table in (schedule.signal, schedule.noise))
     return (x_t - signal * x0) / noise
 
 
 def _judge_draws(t: Tensor, eps: Tensor, T: int) -> None:
-    """Times even over 1..T, noises standard normal and of each sample's own."""
-    say(bool((t == 1).any() and (t == T).any()), "some times between 1 and T, both included, are never drawn.")
-    share = torch.bincount(t, minlength=T + 1)[1:] / len(t)
-    say(float((share * T - 1).abs().max()) < 0.8, "the times are not drawn evenly.")
-    spread = 5 * (2 / eps.numel()) ** 0.5
-    say(float(eps.mean().abs()) < spread, "the noise in x_t does not have mean 0.")
-    say(abs(float(eps.square().mean()) - 1) < 3 * spread, "the noise in x_t does not have variance 1.")
-    say(abs(float(eps.pow(4).mean()) - 3) < 0.5, "the noise in x_t is not normal.")
-    say(
+    """Times must be uniform over 1..T, noises standard normal and different for each sample."""
+    require(bool((t == 1).any() and (t == T).any()), "some times between 1 and T, both included, are never drawn.")
+    frequency = torch.bincount(t, minlength=T + 1)[1:] / len(t)
+    require(float((frequency * T - 1).abs().max()) < 0.8, "the times are not drawn evenly.")
+    limit = 5 * (2 / eps.numel()) ** 0.5
+    require(float(eps.mean().abs()) < limit, "the noise in x_t does not have mean 0.")
+    require(abs(float(eps.square().mean()) - 1) < 3 * limit, "the noise in x_t does not have variance 1.")
+    require(abs(float(eps.pow(4).mean()) - 3) < 0.5, "the noise in x_t is not normal.")
+    require(
         len(torch.unique(eps[:, 0])) > 0.9 * len(eps),
         "samples share their noise; draw one for each, anew in each step.",
     )
 
 
 class _Levels(nn.Module):
-    """A score -c_k x for each noise level that it is asked for; keeps what it is asked."""
+    """A score -c_k x for each noise level, which notes its arguments."""
 
     def __init__(self, start: float) -> None:
         super().__init__()
@@ -116,7 +121,7 @@ class _Levels(nn.Module):
 
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         level = torch.as_tensor(sigma, dtype=x.dtype).expand(len(x))
-        self.seen.append((x.detach(), level.detach().clone()))
+        self.seen.append((x.detach().clone(), level.detach().clone()))
         c = sum(weight * (level == float(name)) for name, weight in self.c.items())
         return -c[:, None] * x
 
@@ -133,14 +138,15 @@ def check_score_training(
     """
     generator = fresh_generator(generator)
     want = HOMEWORK["Q2.P2"]
+    run = on_copies(run, "the network", "points", "steps", "generator")
     seed = int(torch.randint(2**31, (), generator=generator))
     points = torch.randn(2000, 2, generator=generator)
     one, before = _Levels(2.0), _Levels(2.0)
     run(one, points, 1, torch.Generator().manual_seed(seed))
     size = max(float((one.c[name] - before.c[name]).detach().abs()) for name in one.c)
     error = abs(size / want["lr"] - 1)
-    say(size > 0, "after one step the weights are what they were.")
-    say(
+    require(size > 0, "after one step the weights are what they were.")
+    require(
         error < 0.05,
         f"the first step of Adam moves a weight by the learning rate, here {size:.2g}: not the homework's.",
     )
@@ -152,23 +158,29 @@ def check_score_training(
         for name, weight in network.c.items():
             best = 1 / (1 + float(name) ** 2)
             way = (float(weight.detach()) / best - 1) / (start - 1)
-            say(way < 0.95, f"at sigma = {name} the learned score does not come nearer to that of the noisy points.")
+            require(
+                way < 0.95, f"at sigma = {name} the learned score does not come nearer to that of the noisy points."
+            )
     still = torch.tensor([[2.0, -1.0]]).repeat(500, 1)
     network = _Levels(1.0)
     run(network, still, 50, torch.Generator().manual_seed(seed + 2))
     z = torch.cat([(x - still[0]) / level[:, None] for x, level in network.seen])
-    say(abs(float(z.square().mean()) - 1) < 0.1, "what is added to a point does not have the standard deviation sigma.")
-    say(abs(float(z.pow(4).mean()) - 3) < 0.5, "what is added to a point is not normal.")
+    require(
+        abs(float(z.square().mean()) - 1) < 0.1, "what is added to a point does not have the standard deviation sigma."
+    )
+    require(abs(float(z.pow(4).mean()) - 3) < 0.5, "what is added to a point is not normal.")
     return error
 
 
 def _judge_levels(network: _Levels, batch_size: int, steps: int) -> None:
-    """One call a step with a whole batch, and the homework's three levels, about equally often."""
+    """One call per step with a full batch, and the homework's three levels, about equally often."""
     calls, rows = len(network.seen), {len(x) for x, _ in network.seen}
-    say(calls == steps, f"the network was called {calls} times in {steps} steps, expected once a step.")
-    say(rows == {batch_size}, f"a step sees {sorted(rows)[0]} points; look at the batch size that the homework names.")
+    require(calls == steps, f"the network was called {calls} times in {steps} steps, expected once a step.")
+    require(
+        rows == {batch_size}, f"a step sees {sorted(rows)[0]} points; look at the batch size that the homework names."
+    )
     levels = torch.cat([level for _, level in network.seen])
     found = sorted(set(levels.tolist()))
-    say(found == list(HOMEWORK_SIGMAS), f"the noise levels are {found[:5]}; the homework names three others.")
+    require(found == list(HOMEWORK_SIGMAS), f"the noise levels are {found[:5]}; the homework names three others.")
     least = min(float((levels == level).float().mean()) for level in HOMEWORK_SIGMAS)
-    say(least > 0.2, "one of the noise levels is drawn far more rarely than the others.")
+    require(least > 0.2, "one of the noise levels is drawn far more rarely than the others.")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hw3utils.course.assignment import ITEMS
-from hw3utils.course.grading.session import Graded, grade
+from hw3utils.course.grading.session import GradedSubmission, grade
 from hw3utils.files import write_json
 
 SUBMISSION, RESULTS = Path("/autograder/submission"), Path("/autograder/results")
@@ -27,17 +27,17 @@ def autograde(submissions: Sequence[Path], out: Path | None, *, timeout: int = 6
     """
     if len(submissions) > 1:
         raise ValueError(f"there are {len(submissions)} submissions; a Gradescope autograder gets one.")
-    began = time.monotonic()
+    start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="hw3-gradescope-") as folder:
         [result] = grade([submissions[0] if submissions else SUBMISSION], Path(folder), timeout=timeout)
     target = (out or RESULTS) / "results.json"
-    write_json(target, results_of(result, time.monotonic() - began))
+    write_json(target, results_of(result, time.monotonic() - start))
     print(f"{target}: {result.points():g} of {result.possible(manual=False):g} automatic points")
     return 0
 
 
-def results_of(result: Graded, seconds: float) -> dict:
-    """A result in Gradescope's form: a test for each cell that a check judges."""
+def results_of(result: GradedSubmission, seconds: float) -> dict:
+    """A result in Gradescope's format: a test for each check."""
     tests = [
         {
             "name": f"{cell.item} {ITEMS[cell.item].title} ({cell.cell})",

@@ -1,4 +1,4 @@
-"""The processes of a grading: the judge's, a student's, and what holds them."""
+"""The processes of a grading: the judge, the students' kernels, and everything that these start."""
 
 import contextlib
 import json
@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from multiprocessing import AuthenticationError
 from pathlib import Path
 from typing import Any
 
@@ -19,31 +20,42 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from hw3utils.course.assignment import STUDENT_VARIABLE
+from hw3utils.course.assignment import STUDENT_VARIABLE, CellState
 from hw3utils.course.checks.building_blocks import SEED_VARIABLE
-from hw3utils.course.grading.judge.connection import knock
-from hw3utils.course.profiles import PROFILE_VARIABLE
-from hw3utils.course.notebooks.execute import plain
+from hw3utils.course.grading.judge.connection import connect
 from hw3utils.course.grading.sandbox import LARGEST_FILE, MEMORY, PROCESSES
+from hw3utils.course.notebooks.execute import plain
+from hw3utils.course.profiles import PROFILE_VARIABLE
 from hw3utils.progress import QUIET_VARIABLE
 
-PASSED, FAILED, SLOW, LOST, NOT_RUN = "passed", "failed", "timed out", "lost", "not run"
-# Characters of one cell's print that are taken, and half of what is taken of all its output: a cell that prints without
-# end fills no memory of the grader's.
-MOST_OUTPUT = 5_000_000
-_NOTE = "\n(left out: the rest of this cell's output, which is too long)\n"
-# In the environment of a student's process and of all that it starts, so that they end with it.
-_TOKEN = "HW3_SESSION"
-# A student's `%reset` would take the homework's names with it, and his own; a cell costs no more than itself. What it
-# prints beyond a limit stays in its process: gigabytes would wait for the grader to read them.
-_BEFORE = """
-def _hw3_before():
-    import sys
+# Printed characters of one cell that are kept, and half of the limit for all its outputs.
+MAX_CELL_OUTPUT = 5_000_000
+_OUTPUT_CUT = "\n(left out: the rest of this cell's output, which is too long)\n"
+# Set in the environment of a kernel and inherited by what it starts: everything with it is killed in the end.
+TOKEN_VARIABLE = "HW3_SESSION"
+# Runs first in a kernel. Magics, `quit()` and a closed stdout cost only the cell that uses them; prints beyond the
+# limit stay in the process; orphans become children of the kernel, so that they are found in the end.
+_KERNEL_SETUP = """
+def _hw3_setup():
+    import ctypes, sys
 
     import hw3utils.course.grading.judge.student_side
     shell, left = get_ipython(), [0]
-    shell.register_magic_function(lambda line="": None, magic_name="reset")
-    shell.events.register("pre_run_cell", lambda info: left.__setitem__(0, {output}))
+    streams = sys.stdout, sys.stderr
+
+    def leave(*args):
+        raise SystemExit
+
+    def not_run(line="", cell=None):
+        print("(not run in grading: " + " ".join(str(line).split())[:200] + ")")
+
+    def restore(info=None):
+        sys.stdout, sys.stderr = streams
+        shell.user_ns.update(quit=leave, exit=leave)
+
+    def before_cell(info=None):
+        left[0] = {output}
+        restore()
 
     def shortened(message):
         text, room = message["content"]["text"], left[0]
@@ -54,55 +66,66 @@ def _hw3_before():
             message["content"]["text"] = text[:room] + {note!r}
         return message
 
-    for stream in (sys.stdout, sys.stderr):
-        # A hook holds in the thread that registers it, and another one sends.
+    shell.events.register("pre_run_cell", before_cell)
+    shell.events.register("post_run_cell", restore)
+    shell.ask_exit = leave
+    shell.system = shell.system_raw = shell.system_piped = not_run
+    shell.getoutput = lambda line, *args, **options: not_run(line) or []
+    for name in ("reset", "cd", "pip", "conda", "mamba", "micromamba", "uv", "sx", "sc", "system"):
+        shell.register_magic_function(not_run, magic_name=name)
+    for name in ("bash", "sh", "script", "cmd", "sx", "system", "perl", "ruby"):
+        shell.register_magic_function(not_run, magic_kind="cell", magic_name=name)
+    for stream in streams:
+        stream.close = lambda: None
+        # A hook works in the thread that registers it, and another one sends.
         stream.pub_thread.schedule(lambda stream=stream: stream.register_hook(shortened))
     if sys.platform.startswith("linux"):
         import resource
+        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
         resource.setrlimit(resource.RLIMIT_DATA, ({memory}, {memory}))
         resource.setrlimit(resource.RLIMIT_FSIZE, ({file}, {file}))
         if {processes}:
             resource.setrlimit(resource.RLIMIT_NPROC, ({processes}, {processes}))
-_hw3_before()
-del _hw3_before
+_hw3_setup()
+del _hw3_setup
 """
 
 
-@dataclass
-class Verdict:
-    """What came of a check: passed, failed, timed out, lost or not run; and what the student is told."""
-
-    state: str
-    message: str = ""
-
-
-class Brake:
-    """Stops all students' processes of a grading, and lets none begin."""
+class CancelToken:
+    """Kills all students' kernels of a grading, and lets none start."""
 
     def __init__(self) -> None:
-        self.pulled = False
+        self.cancelled = False
         self.kernels: set[Kernel] = set()
 
-    def pull(self) -> None:
-        """Stop them."""
-        self.pulled = True
+    def cancel(self) -> None:
+        """Kill them."""
+        self.cancelled = True
         for kernel in list(self.kernels):
             kernel.kill()
 
 
 @dataclass
-class Surroundings:
-    """Where a student's process runs: its folder, its environment, seconds for a cell, a program that it runs under."""
+class KernelConfig:
+    """How a student's kernel runs.
+
+    Args:
+        folder: its working folder.
+        environment: its environment variables.
+        seconds: limit for a cell.
+        sandbox: words before its command.
+        cancel: kills it when the grading is interrupted.
+    """
 
     folder: Path
     environment: Mapping[str, str]
     seconds: float
-    within: Sequence[str] = field(default_factory=tuple)
-    brake: "Brake" = field(default_factory=lambda: Brake())
+    sandbox: Sequence[str] = field(default_factory=tuple)
+    cancel: CancelToken = field(default_factory=CancelToken)
 
 
 class Judge:
-    """The judge's process: started before any student's code, asked for one check after the other."""
+    """The judge's process: started before any student's code, it runs one check after the other."""
 
     def __init__(
         self,
@@ -110,34 +133,29 @@ class Judge:
         environment: Mapping[str, str],
         notebooks: Sequence[Path],
         seed: int,
-        changed: Callable[[], object] = lambda: None,
+        package_changed: Callable[[], object] = lambda: None,
     ) -> None:
-        self.folder, self.environment, self.changed = folder, environment, changed
-        # Read and imported before any student's code runs; the seed is in no list of processes.
-        self.first = {"notebooks": [str(path) for path in notebooks], "seed": seed}
+        self.folder, self.environment, self.package_changed = folder, environment, package_changed
+        # By a pipe: the seed is not in the list of processes.
+        self.first_order = {"notebooks": [str(path) for path in notebooks], "seed": seed}
         self.process: subprocess.Popen | None = None
 
     def start(self) -> None:
-        """Start the process, if it does not run."""
+        """Start the process if it is not running."""
         if self.process is None or self.process.poll() is not None:
-            if self.changed():
-                raise ValueError("the package's own files are not what they were")
+            if self.package_changed():
+                raise ValueError("the files of the package were changed")
             self.folder.mkdir(parents=True, exist_ok=True)
-            command = [sys.executable, "-m", "hw3utils.course.grading.judge.main"]
             self.process = subprocess.Popen(
-                command,
+                [sys.executable, "-m", "hw3utils.course.grading.judge.main"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 cwd=self.folder,
                 env=dict(self.environment),
             )
-            self._say(self.first)
+            self._write(self.first_order)
             self._read(300)
-
-    def _say(self, order: Mapping[str, Any]) -> None:
-        self.process.stdin.write(json.dumps(order).encode() + b"\n")
-        self.process.stdin.flush()
 
     def stop(self) -> None:
         """End the process."""
@@ -148,33 +166,37 @@ class Judge:
             self.process.stdout.close()
             self.process = None
 
-    def decide(self, order: dict[str, Any], serve: Callable[[Any, str], None]) -> Verdict:
-        """Judge one check.
+    def decide(self, order: dict[str, Any], serve: Callable[[str, str], None]) -> tuple[CellState, str]:
+        """Run one check; its state, and the message for the student.
 
         Args:
-            order: the notebook as it was handed out, the check, the student's number, the seconds.
+            order: the released notebook, the check, the student number, the seconds.
             serve: has the student's process answer at an address, with a key.
 
         Raises:
-            what `serve` raises.
+            whatever `serve` raises.
         """
         try:
             self.start()
-            self._say(order)
-            door = self._read(60)
+            self._write(order)
+            listener = self._read(60)
             try:
-                serve(door["address"], door["key"])
+                serve(listener["address"], listener["key"])
             finally:
-                # Whether or not the student's process came: the judge waits no longer.
-                with contextlib.suppress(OSError):
-                    knock(door["address"], door["key"]).close()
-            return Verdict(**self._read(order["seconds"] + 30))
-        except (OSError, ValueError, TypeError):
+                # If the student's process did not connect, the judge must not wait for it.
+                threading.Thread(target=_wake, args=(listener["address"], listener["key"]), daemon=True).start()
+            result = self._read(order["seconds"] + 30)
+            return CellState(result["state"]), str(result["message"])
+        except (OSError, ValueError, TypeError, KeyError):
             self.stop()
-            return Verdict(LOST, "the judge was lost during the check")
+            return CellState.LOST, "the judge was lost during the check"
         except BaseException:
             self.stop()
             raise
+
+    def _write(self, order: Mapping[str, Any]) -> None:
+        self.process.stdin.write(json.dumps(order).encode() + b"\n")
+        self.process.stdin.flush()
 
     def _read(self, seconds: float) -> dict[str, Any]:
         timer = threading.Timer(seconds, self.process.kill)
@@ -185,26 +207,40 @@ class Judge:
             timer.cancel()
 
 
-class Down(Exception):
-    """The student's process hangs, or is gone."""
+def _wake(address: str, key: str) -> None:
+    with contextlib.suppress(OSError, EOFError, AuthenticationError):
+        connect(address, key).close()
+
+
+class KernelCrashed(Exception):
+    """The student's kernel hangs or has ended; `name` and `text` are those of the error to show."""
+
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__(f"{name}: {text}")
+        self.name, self.text = name, text
+
+    @property
+    def state(self) -> CellState:
+        """The state of a check that it stopped."""
+        return CellState.TIMED_OUT if self.name == "CellTimeoutError" else CellState.LOST
 
 
 class _Client(NotebookClient):
-    """nbclient's, which takes the first outputs of a cell and its error, and joins what one stream says in a row."""
+    """nbclient's, which keeps the first outputs of a cell and its error, and joins prints to one stream."""
 
-    taken = 0
+    size = 0
 
     def output(self, outs: list[NotebookNode], msg: dict[str, Any], *where: Any) -> NotebookNode | None:
-        """Take an output, or leave it out where there is too much before it."""
+        """Keep an output, unless there is too much before it."""
         if not outs or self.clear_before_next_output:
-            self.taken = 0
-        kind, content, before = msg["msg_type"], msg["content"], self.taken
-        if before > 2 * MOST_OUTPUT and kind != "error":
+            self.size = 0
+        kind, content, before = msg["msg_type"], msg["content"], self.size
+        if before > 2 * MAX_CELL_OUTPUT and kind != "error":
             if before != math.inf:
-                outs.append(new_output("stream", name="stderr", text=_NOTE))
-            self.taken = math.inf
+                outs.append(new_output("stream", name="stderr", text=_OUTPUT_CUT))
+            self.size = math.inf
             return None
-        self.taken += len(json.dumps(content, default=str))
+        self.size += len(json.dumps(content, default=str))
         last = outs[-1] if outs and not self.clear_before_next_output else {}
         if kind == last.get("output_type") == "stream" and content["name"] == last["name"]:
             last["text"] += content["text"]
@@ -215,9 +251,9 @@ class _Client(NotebookClient):
 class Kernel:
     """A student's process, which runs cells one by one."""
 
-    def __init__(self, around: Surroundings) -> None:
-        self.brake = around.brake
-        if self.brake.pulled:
+    def __init__(self, config: KernelConfig) -> None:
+        self.config = config
+        if config.cancel.cancelled:
             raise KeyboardInterrupt
         options = {"timeout": None, "allow_errors": True, "interrupt_on_timeout": False, "iopub_timeout": 10}
         self.client = _Client(
@@ -228,20 +264,20 @@ class Kernel:
             **options,
         )
         self.client.km = self.client.create_kernel_manager()
-        self.client.km.connection_file = str(around.folder / ".kernel.json")
+        self.client.km.connection_file = str(config.folder / ".kernel.json")
         self.token = secrets.token_hex(16)
-        if around.within:
+        if config.sandbox:
             self.client.km.transport = "ipc"
-            # Jupyter puts its own Python for the bare word only where that comes first.
-            self.client.km.kernel_spec.argv = [*around.within, sys.executable, *self.client.km.kernel_spec.argv[1:]]
-        self.client.start_new_kernel(
-            cwd=str(around.folder), env=dict(around.environment), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        self.brake.kernels.add(self)
+            # Jupyter replaces the word "python" by its own Python only where it comes first.
+            self.client.km.kernel_spec.argv = [*config.sandbox, sys.executable, *self.client.km.kernel_spec.argv[1:]]
+        environment = dict(config.environment) | {TOKEN_VARIABLE: self.token}
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self.client.start_new_kernel(cwd=str(config.folder), env=environment, **quiet)
+        config.cancel.kernels.add(self)
         try:
             self.client.start_new_kernel_client()
-            limits = {"memory": MEMORY, "file": LARGEST_FILE, "processes": PROCESSES if around.within else 0}
-            self.run(_BEFORE.format(output=MOST_OUTPUT, note=_NOTE, **limits), 300)
+            limits = {"memory": MEMORY, "file": LARGEST_FILE, "processes": PROCESSES if config.sandbox else 0}
+            self.run(_KERNEL_SETUP.format(output=MAX_CELL_OUTPUT, note=_OUTPUT_CUT, **limits), 300)
         except BaseException:
             self.stop()
             raise
@@ -250,41 +286,73 @@ class Kernel:
         """Run a cell; its outputs.
 
         Raises:
-            Down: the cell took longer than allowed, or ended the process.
+            KernelCrashed: the cell took longer than allowed, or ended the process.
         """
         cell = new_code_cell(source)
         self.client.timeout = int(max(seconds, 1))
-        if self.brake.pulled:
+        if self.config.cancel.cancelled:
             raise KeyboardInterrupt
         try:
             self.client.execute_cell(cell, 0)
         except CellTimeoutError:
-            raise Down(f"CellTimeoutError: the cell took longer than {seconds:g} s") from None
+            raise KernelCrashed("CellTimeoutError", f"the cell took longer than {seconds:g} s") from None
         except (DeadKernelError, RuntimeError) as error:
-            raise Down(f"DeadKernelError: the cell ended its process ({plain(str(error))[:100]})") from None
+            reason = f"the cell ended its process ({plain(str(error))[:100]})"
+            raise KernelCrashed("DeadKernelError", reason) from None
         return cell.outputs
 
-    def kill(self) -> None:
-        """Kill the process; whoever waits for it sees that it is gone."""
+    def _process(self) -> psutil.Process | None:
         with contextlib.suppress(psutil.Error, AttributeError, TypeError):
-            psutil.Process(self.client.km.provisioner.pid).kill()
+            return psutil.Process(self.client.km.provisioner.pid)
+        return None
+
+    def kill(self) -> None:
+        """Kill the process; a thread that waits for it sees that it is gone."""
+        if process := self._process():
+            with contextlib.suppress(psutil.Error):
+                process.kill()
 
     def stop(self) -> None:
-        """End the process and all that it has started."""
-        self.brake.kernels.discard(self)
+        """End the process and everything that it has started."""
+        self.config.cancel.kernels.discard(self)
+        descendants = []
+        if process := self._process():
+            with contextlib.suppress(psutil.Error):
+                process.suspend()  # it starts no more
+                descendants = process.children(recursive=True)
         self.kill()
         self.client.shutdown_kernel = "immediate"
         with contextlib.suppress(Exception):  # a process that is gone cannot be stopped
             self.client._cleanup_kernel()
+        # What is killed may start another process meanwhile: again until there is none.
+        for _ in range(20):
+            for process in descendants:
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+            descendants = self._leftovers()
+            if not descendants:
+                break
+
+    def _leftovers(self) -> list[psutil.Process]:
+        """Processes with this kernel's token, or in its folder: also those that detached from it."""
+        found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
-                if process.environ().get(_TOKEN) == self.token:
-                    process.kill()
+                marked = process.environ().get(TOKEN_VARIABLE) == self.token
+                inside = Path(process.cwd() or os.sep).is_relative_to(self.config.folder.resolve())
+                if (marked or inside) and process.status() != psutil.STATUS_ZOMBIE and process.pid != os.getpid():
+                    found.append(process)
+        return found
 
 
 def student_environment(profile: str, threads: int, package: Path | None) -> dict[str, str]:
-    """The environment of a student's process: no word of the checks' seed, and the package's own copy first."""
-    given = {name: value for name, value in os.environ.items() if name not in (SEED_VARIABLE, STUDENT_VARIABLE)}
-    path = os.pathsep.join(filter(None, [str(package or ""), given.get("PYTHONPATH", "")]))
+    """The environment of a student's process: without the checks' seed, with its own copy of the package first.
+
+    pip changes nothing in it, whatever way it is called.
+    """
+    own = {name: value for name, value in os.environ.items() if name not in (SEED_VARIABLE, STUDENT_VARIABLE)}
+    path = os.pathsep.join(filter(None, [str(package or ""), own.get("PYTHONPATH", "")]))
     quiet = {QUIET_VARIABLE: "1", "MPLBACKEND": "agg", "PYTHONDONTWRITEBYTECODE": "1"}
-    return given | quiet | {PROFILE_VARIABLE: profile, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": path}
+    no_install = {"PIP_DRY_RUN": "1", "PIP_NO_INDEX": "1", "PIP_NO_INPUT": "1", "UV_OFFLINE": "1"}
+    given = {PROFILE_VARIABLE: profile, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": path}
+    return own | quiet | no_install | given

@@ -1,33 +1,23 @@
-"""A handed-in notebook in its kernel, and each check of it before the judge: no cell costs more than itself."""
+"""Run a submitted notebook, each check by the judge: a crashing cell loses only its own points."""
 
 import contextlib
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from nbformat import NotebookNode
 from nbformat.v4 import new_output
 
-from hw3utils.course.notebooks.cells import grade_id, item_of
-from hw3utils.course.notebooks.dependencies import Piece, needed, pieces
-from hw3utils.course.grading.kernel import (
-    FAILED,
-    LOST,
-    NOT_RUN,
-    PASSED,
-    SLOW,
-    Down,
-    Kernel,
-    Surroundings,
-    Verdict,
-)
+from hw3utils.course.assignment import CellState, GradedCell
+from hw3utils.course.grading.kernel import Kernel, KernelConfig, KernelCrashed
+from hw3utils.course.notebooks.cells import STUB_LINE, grade_id, item_of
+from hw3utils.course.notebooks.dependencies import Statement, required_statements, statements_of
 from hw3utils.course.notebooks.images import without_attachments
 
-# How often a notebook is begun again, without the cells that brought its process down.
-ATTEMPTS = 5
-# What one notebook may keep of its outputs, in bytes, one output of it, and how many a cell may have.
-MAX_NOTEBOOK, MAX_OUTPUT, MOST_OUTPUTS = 2_500_000, 300_000, 200
+# How often a notebook starts again, without the cells that crashed its kernel.
+MAX_RESTARTS = 20
+# Bytes of all outputs of a notebook and of one output, and the number of outputs of a cell.
+MAX_NOTEBOOK, MAX_OUTPUT, MAX_OUTPUTS = 2_500_000, 300_000, 200
 _SERVE = """
 from hw3utils.course.grading.judge.student_side import serve as _hw3_serve
 _hw3_serve({address!r}, {key!r}, globals())
@@ -36,199 +26,222 @@ _hw3_serve({address!r}, {key!r}, globals())
 
 @dataclass
 class Step:
-    """A cell that runs: its number, what of it runs, the check that it is, the names that it gives."""
+    """A cell to run: its number, the source to run, the check that it is, the names that it defines (or uses)."""
 
     cell: int
     source: str
     check: str | None = None
-    binds: frozenset[str] = frozenset()
+    names: frozenset[str] = frozenset()
 
 
-def plan(notebook: NotebookNode, own: set[int], *, full: bool) -> list[Step]:
-    """What of a rebuilt notebook runs: a student's cells, and of the edition's what these and the checks stand on.
+def plan(notebook: NotebookNode, unchanged: set[int], *, full: bool) -> list[Step]:
+    """The cells to run: the student's own, and the dependencies of these and of the checks.
 
     Args:
-        notebook: the notebook, marked.
-        own: numbers of the cells that are the edition's, word for word.
-        full: run every cell whole.
+        notebook: the repaired notebook.
+        unchanged: numbers of the cells that are those of the edition.
+        full: run every cell completely.
     """
-    found = pieces(notebook)
+    statements = statements_of(notebook)
     checks = {n: grade_id(cell) for n, cell in enumerate(notebook.cells) if _is_check(cell)}
-    goals = [n for n, piece in enumerate(found) if piece.cell in checks or piece.cell not in own]
-    keep = set().union(*(needed(found, goal) for goal in goals)) if goals else set()
-    by_cell: dict[int, list[Piece]] = {}
-    for n, piece in enumerate(found):
-        if full or n in keep or piece.cell not in own:
-            by_cell.setdefault(piece.cell, []).append(piece)
-    replaced = _replaced_stubs(notebook, found)
+    goals = [n for n, statement in enumerate(statements) if statement.cell in checks or statement.cell not in unchanged]
+    needed = set().union(*(required_statements(statements, goal) for goal in goals))
+    by_cell: dict[int, list[Statement]] = {}
+    for n, statement in enumerate(statements):
+        if full or n in needed or statement.cell not in unchanged:
+            by_cell.setdefault(statement.cell, []).append(statement)
+    replaced = _replaced_stubs(notebook, statements)
     steps = []
     for number, cell in enumerate(notebook.cells):
         if number in checks:
-            steps.append(Step(number, cell.source, checks[number], _uses(found, number)))
+            used = frozenset().union(*(statement.uses for statement in statements if statement.cell == number))
+            steps.append(Step(number, cell.source, checks[number], used))
         elif number in by_cell and number not in replaced:
-            whole = full or number not in own
-            source = cell.source if whole else "\n".join(piece.source for piece in by_cell[number])
-            binds = frozenset().union(*(piece.binds for piece in by_cell[number]))
-            steps.append(Step(number, source, None, binds))
+            complete = full or number not in unchanged
+            source = cell.source if complete else "\n".join(statement.source for statement in by_cell[number])
+            steps.append(Step(number, source, names=_bound(by_cell[number])))
     return steps
 
 
 def _is_check(cell: NotebookNode) -> bool:
-    mark = cell.metadata.get("nbgrader", {})
-    return cell.cell_type == "code" and bool(mark.get("grade"))
+    return cell.cell_type == "code" and bool(cell.metadata.get("nbgrader", {}).get("grade"))
 
 
-def _uses(found: Sequence[Piece], number: int) -> frozenset[str]:
-    return frozenset().union(*(piece.uses for piece in found if piece.cell == number))
+def _bound(statements: Sequence[Statement]) -> frozenset[str]:
+    return frozenset().union(*(statement.binds for statement in statements))
 
 
-def _replaced_stubs(notebook: NotebookNode, found: Sequence[Piece]) -> set[int]:
-    """Stubs that were left as they are while another cell gives their names: they would undo it."""
+def _replaced_stubs(notebook: NotebookNode, statements: Sequence[Statement]) -> set[int]:
+    """Unchanged stubs whose names another cell defines: run after it, they would undo it."""
     stubs = set()
     for n, cell in enumerate(notebook.cells):
         mark = cell.metadata.get("nbgrader", {})
-        if cell.cell_type == "code" and mark.get("solution") and "raise NotImplementedError" in cell.source:
-            mine = frozenset().union(*(piece.binds for piece in found if piece.cell == n))
-            others = frozenset().union(*(piece.binds for piece in found if piece.cell != n))
-            if mine and mine <= others and cell.source.count("raise NotImplementedError") >= len(mine):
+        if cell.cell_type == "code" and mark.get("solution") and STUB_LINE in cell.source:
+            own = _bound([statement for statement in statements if statement.cell == n])
+            others = _bound([statement for statement in statements if statement.cell != n])
+            if own and own <= others and cell.source.count(STUB_LINE) >= len(own):
                 stubs.add(n)
     return stubs
+
+
+JudgeCheck = Callable[[str, Callable[[str, str], None]], tuple[CellState, str]]
 
 
 def run(
     notebook: NotebookNode,
     steps: Sequence[Step],
-    around: Surroundings,
-    judge: Callable[[str, Callable[[Any, str], None]], Verdict],
-    tick: Callable[[], object],
-) -> dict[str, Verdict]:
-    """Run a notebook's steps, each check before the judge; outputs are put into the notebook.
-
-    A cell that hangs or ends its process is left out, and all before it run again. A check that failed is judged once
-    more at the end, when a later cell gave a name that it uses.
-
-    Returns:
-        The verdict of each check.
-    """
-    verdicts: dict[str, Verdict] = {}
-    left_out: set[int] = set()
-    ticked = 0
-    for _ in range(ATTEMPTS):
-        kernel = Kernel(around)
-        try:
-            for n, step in _standing(steps, left_out):
-                try:
-                    _step(kernel, step, notebook, around, judge, verdicts)
-                except Down as error:
-                    left_out.add(n)
-                    _note_down(step, notebook, verdicts, str(error))
-                    break
-                finally:
-                    if n >= ticked:
-                        tick()
-                        ticked = n + 1
-            else:
-                with contextlib.suppress(Down):
-                    _second_look(kernel, steps, left_out, notebook, around, judge, verdicts)
-                break
-        finally:
-            kernel.stop()
-    _blame(steps, left_out, notebook, verdicts)
-    for step in steps:
-        if step.check and step.check not in verdicts:
-            verdicts[step.check] = Verdict(
-                NOT_RUN, "cells before it brought the notebook's process down again and again"
-            )
-    return verdicts
-
-
-def _standing(steps: Sequence[Step], left_out: set[int]) -> Iterator[tuple[int, Step]]:
-    return ((n, step) for n, step in enumerate(steps) if n not in left_out)
-
-
-def _step(kernel: Kernel, step: Step, notebook: NotebookNode, around: Surroundings, judge: Any, verdicts: Any) -> None:
-    """Run a cell, or have a check judged that has no verdict yet."""
-    if step.check is None:
-        notebook.cells[step.cell].outputs = kernel.run(step.source, around.seconds)
-        return
-    if step.check in verdicts:
-        return
-
-    def serve(address: Any, key: str) -> None:
-        kernel.run(_SERVE.format(address=address, key=key), around.seconds + 10)
-
-    verdicts[step.check] = judge(step.check, serve)
-
-
-def _note_down(step: Step, notebook: NotebookNode, verdicts: dict[str, Verdict], reason: str) -> None:
-    """Write down which cell brought the process down."""
-    name, _, text = reason.partition(": ")
-    if step.check:
-        verdicts[step.check] = Verdict(SLOW if name == "CellTimeoutError" else LOST, text)
-    else:
-        notebook.cells[step.cell].outputs = [_error(name, text)]
-
-
-def _blame(
-    steps: Sequence[Step], left_out: Collection[int], notebook: NotebookNode, verdicts: dict[str, Verdict]
+    config: KernelConfig,
+    judge: JudgeCheck,
+    on_step: Callable[[], object],
+    results: Mapping[str, GradedCell],
 ) -> None:
-    """Say of a check that failed for want of its solution, which hung or ended the process, that it was this."""
-    for n in left_out:
-        name = grade_id(notebook.cells[steps[n].cell])
-        for check, verdict in verdicts.items():
-            if name and not steps[n].check and item_of(check) == item_of(name) and verdict.state == FAILED:
-                [error] = notebook.cells[steps[n].cell].outputs
-                state = SLOW if error.ename == "CellTimeoutError" else LOST
-                verdicts[check] = Verdict(state, f"{name}: {error.evalue}")
+    """Run the steps of a notebook, each check by the judge; outputs are written to the notebook.
+
+    A cell that hangs or ends its kernel is skipped, and all others run again. A check that failed runs again in the
+    end if a later cell defines a name that it uses.
+
+    Args:
+        notebook: the repaired notebook.
+        steps: see `plan`.
+        config: of the kernel.
+        judge: runs one check (see `Judge.decide`).
+        on_step: called once for each step.
+        results: the graded cells by name; those of the checks get their results.
+    """
+    _Runner(notebook, steps, config, judge, on_step, results).run()
 
 
-def _second_look(
-    kernel: Kernel, steps: Sequence[Step], left_out: set[int], notebook: NotebookNode, around: Surroundings,
-    judge: Any, verdicts: dict[str, Verdict],
-) -> None:  # fmt: skip
-    """Run the cells again that failed, for want of what stands below them; judge again what failed before them."""
-    standing = list(_standing(steps, left_out))
-    failed = {step.check for _, step in standing if step.check and verdicts[step.check].state == FAILED}
-    again = [
-        step
-        for n, step in standing
-        if step.check in failed and any(other.binds & step.binds for m, other in standing if m > n and not other.check)
-    ]
-    if failed:
-        for _, step in standing:
-            if step.check is None and any(o.get("ename") == "NameError" for o in notebook.cells[step.cell].outputs):
-                outputs = kernel.run(step.source, around.seconds)
+@dataclass
+class _Runner:
+    """One run of `run`; `crashed` has the steps that crashed a kernel."""
+
+    notebook: NotebookNode
+    steps: Sequence[Step]
+    config: KernelConfig
+    judge: JudgeCheck
+    on_step: Callable[[], object]
+    results: Mapping[str, GradedCell]
+    crashed: dict[int, KernelCrashed] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Run everything."""
+        reached = 0
+        for _ in range(MAX_RESTARTS):
+            kernel = Kernel(self.config)
+            try:
+                for n, step in self._remaining():
+                    try:
+                        self._run_step(kernel, step)
+                    except KernelCrashed as error:
+                        self._record_crash(n, error)
+                        break
+                    finally:
+                        if n >= reached:
+                            self.on_step()
+                            reached = n + 1
+                else:
+                    with contextlib.suppress(KernelCrashed):
+                        self._retry_failed_checks(kernel)
+                    break
+            finally:
+                kernel.stop()
+        self._attribute_failures()
+        for step in self.steps:
+            if step.check and self.results[step.check].state == CellState.NOT_RUN:
+                message = "cells before it brought the notebook's process down again and again"
+                self.results[step.check].set_result(CellState.NOT_RUN, message)
+
+    def _remaining(self) -> Iterator[tuple[int, Step]]:
+        return ((n, step) for n, step in enumerate(self.steps) if n not in self.crashed)
+
+    def _run_step(self, kernel: Kernel, step: Step) -> None:
+        """Run a cell, or have a check judged that has no result yet."""
+        if step.check is None:
+            self.notebook.cells[step.cell].outputs = kernel.run(step.source, self.config.seconds)
+        elif self.results[step.check].state == CellState.NOT_RUN:
+            self._run_check(kernel, step.check)
+
+    def _run_check(self, kernel: Kernel, check: str) -> None:
+        def serve(address: str, key: str) -> None:
+            kernel.run(_SERVE.format(address=address, key=key), self.config.seconds + 10)
+
+        self.results[check].set_result(*self.judge(check, serve))
+
+    def _record_crash(self, n: int, error: KernelCrashed) -> None:
+        """Write down which cell crashed the kernel."""
+        self.crashed[n] = error
+        step = self.steps[n]
+        if step.check:
+            self.results[step.check].set_result(error.state, error.text)
+        else:
+            self.notebook.cells[step.cell].outputs = [_error(error.name, error.text)]
+
+    def _attribute_failures(self) -> None:
+        """Replace the message of a check that failed because its solution crashed by the reason of the crash."""
+        for n, error in self.crashed.items():
+            name = grade_id(self.notebook.cells[self.steps[n].cell])
+            if self.steps[n].check or not name:
+                continue
+            for result in self.results.values():
+                if result.item == item_of(name) and result.state == CellState.FAILED:
+                    result.set_result(error.state, f"{name}: {error.text}")
+
+    def _retry_failed_checks(self, kernel: Kernel) -> None:
+        """Run cells again that lacked a name that is defined below them, then the failed checks that depend on it."""
+        remaining = list(self._remaining())
+        failed = [
+            (n, step) for n, step in remaining if step.check and self.results[step.check].state == CellState.FAILED
+        ]
+        if not failed:
+            return
+        again = {
+            step.check
+            for n, step in failed
+            if any(other.names & step.names for m, other in remaining if m > n and not other.check)
+        }
+        for _, step in remaining:
+            if step.check is None and any(o.get("ename") == "NameError" for o in self._outputs(step)):
+                outputs = kernel.run(step.source, self.config.seconds)
                 if not any(output.output_type == "error" for output in outputs):
-                    notebook.cells[step.cell].outputs = outputs
-                    again += [s for _, s in standing if s.check in failed and s.binds & step.binds and s not in again]
-    for step in again:
-        first = verdicts.pop(step.check)
+                    self.notebook.cells[step.cell].outputs = outputs
+                    again |= {check.check for _, check in failed if check.names & step.names}
+        for _, step in failed:
+            if step.check in again:
+                self._retry(kernel, step.check)
+
+    def _retry(self, kernel: Kernel, check: str) -> None:
+        """Run a failed check again; only a better result counts."""
+        result = self.results[check]
+        first = result.state, result.message
         try:
-            _step(kernel, step, notebook, around, judge, verdicts)
+            self._run_check(kernel, check)
         finally:
-            if verdicts.get(step.check, first).state != PASSED:
-                verdicts[step.check] = first
+            if result.state != CellState.PASSED:
+                result.set_result(*first)
+
+    def _outputs(self, step: Step) -> list[NotebookNode]:
+        return self.notebook.cells[step.cell].outputs
 
 
 def _error(name: str, text: str) -> NotebookNode:
     return new_output("error", ename=name, evalue=text, traceback=[f"{name}: {text}"])
 
 
-def write_verdicts(notebook: NotebookNode, verdicts: Mapping[str, Verdict]) -> None:
-    """Put each verdict under its check, as nbgrader counts it: an error gives no points."""
+def write_results(notebook: NotebookNode, results: Mapping[str, GradedCell]) -> None:
+    """Write each result below its check in the form that nbgrader counts: an error gives no points."""
     for cell in notebook.cells:
-        verdict = verdicts.get(grade_id(cell) or "")
-        if verdict and cell.cell_type == "code":
-            if verdict.state == PASSED:
-                cell.outputs = [new_output("stream", name="stdout", text=f"{verdict.message}\n")]
+        result = results.get(grade_id(cell) or "")
+        if result and cell.cell_type == "code":
+            if result.state == CellState.PASSED:
+                cell.outputs = [new_output("stream", name="stdout", text=f"{result.message}\n")]
             else:
-                cell.outputs = [_error("AssertionError", f"{verdict.state}: {verdict.message}")]
+                cell.outputs = [_error("AssertionError", f"{result.state}: {result.message}")]
 
 
 def keep_small(notebook: NotebookNode) -> None:
-    """Cut what would make a page of megabytes: long outputs, long sources, large pictures; each says so."""
+    """Shorten long outputs, long sources and large pictures, with a note at each: a page must not have megabytes."""
     room = MAX_NOTEBOOK
-    # The answers first: no figure takes their room.
+    # The answers first: figures must not take their room.
     for cell in sorted(notebook.cells, key=lambda cell: cell.cell_type == "code"):
         cell.source = _cut(cell.source)
         if cell.cell_type != "code":
@@ -240,9 +253,9 @@ def keep_small(notebook: NotebookNode) -> None:
             continue
         kept = []
         for output in cell.outputs:
-            small = _small(output)
+            small = _shorten(output)
             size = len(json.dumps(small))
-            # A verdict is never left out: nbgrader would count the check as passed.
+            # The result of a check is never left out: nbgrader would count the check as passed.
             if size > room and not _is_check(cell):
                 small = _left_out("the outputs of this notebook are too large")
                 size = 100
@@ -250,8 +263,8 @@ def keep_small(notebook: NotebookNode) -> None:
             kept.append(small)
             if room < 0:
                 break
-        if len(kept) > MOST_OUTPUTS:
-            kept[MOST_OUTPUTS:] = [_left_out(f"{len(kept) - MOST_OUTPUTS} further outputs of this cell")]
+        if len(kept) > MAX_OUTPUTS:
+            kept[MAX_OUTPUTS:] = [_left_out(f"{len(kept) - MAX_OUTPUTS} further outputs of this cell")]
         cell.outputs = kept
 
 
@@ -259,7 +272,7 @@ def _left_out(what: str) -> NotebookNode:
     return new_output("stream", name="stdout", text=f"(left out: {what})\n")
 
 
-def _small(output: NotebookNode) -> NotebookNode:
+def _shorten(output: NotebookNode) -> NotebookNode:
     if output.output_type == "stream":
         output.text = _cut(output.text)
     elif output.output_type == "error":
@@ -278,9 +291,7 @@ def _small(output: NotebookNode) -> NotebookNode:
     return output
 
 
-def _cut(text: str, most: int = 20_000) -> str:
-    return (
-        text
-        if len(text) <= most
-        else f"{text[: most // 2]}\n[... {len(text) - most:,} characters ...]\n{text[-most // 2 :]}"
-    )
+def _cut(text: str, limit: int = 20_000) -> str:
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit // 2]}\n[... {len(text) - limit:,} characters ...]\n{text[-limit // 2 :]}"

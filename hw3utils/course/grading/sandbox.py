@@ -1,30 +1,30 @@
-"""A sandbox for students' code, by bubblewrap where it is installed."""
+"""A sandbox for students' code, by bubblewrap."""
 
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-# What a notebook's process may have, in bytes.
+# Bytes of memory of a student's process.
 MEMORY = 8 * 2**30
-# What a file that it writes may have.
+# Bytes of a file that it writes.
 LARGEST_FILE = 2**30
-# Processes and threads that a sandbox may hold. A namespace of its own counts them; elsewhere all of the user's count.
+# Processes and threads in a sandbox. Outside of one, the limit would count all processes of the user.
 PROCESSES = 512
 
 
 def sandbox_command() -> list[str]:
-    """The words before a command that take network, neighbours and all writing from it; folders are added behind.
+    """The words before a command that remove network, other processes and writing; folders are appended.
 
     Raises:
-        ValueError: when bubblewrap is not installed, or may not make a sandbox on this machine.
+        ValueError: when bubblewrap is not installed, or may not create a sandbox on this machine.
     """
     program = shutil.which("bwrap")
     if program is None:
         raise ValueError("--sandbox needs bubblewrap, which is not installed; install it, or grade in a container.")
-    shown = ["/usr", "/bin", "/lib", "/lib64", "/etc", "/opt", sys.prefix, sys.base_prefix]
-    places = [word for path in dict.fromkeys(shown) if Path(path).exists() for word in ("--ro-bind", path, path)]
-    alone = [
+    readable = ["/usr", "/bin", "/lib", "/lib64", "/etc", "/opt", sys.prefix, sys.base_prefix]
+    places = [word for path in dict.fromkeys(readable) if Path(path).exists() for word in ("--ro-bind", path, path)]
+    options = [
         "--unshare-all",
         "--die-with-parent",
         "--new-session",
@@ -34,17 +34,16 @@ def sandbox_command() -> list[str]:
         "/dev",
         "--tmpfs",
         "/tmp",
-        # Its parent there is no process that Jupyter knows: a kernel told to watch for it would take it for gone.
-        "--unsetenv",
-        "JPY_PARENT_PID",
     ]
-    tried = subprocess.run([program, *places, *alone, "true"], capture_output=True, text=True, check=False)
+    # Its parent has another number in the sandbox: a kernel that watches for it would end.
+    command = [program, *places, *options, "--unsetenv", "JPY_PARENT_PID"]
+    tried = subprocess.run([*command, "true"], capture_output=True, text=True, check=False)
     if tried.returncode:
-        said = " ".join(tried.stderr.split())[:200]
-        raise ValueError(f"--sandbox cannot make a sandbox on this machine ({said}); grade in a container.")
-    return [program, *places, *alone]
+        reason = " ".join(tried.stderr.split())[:200]
+        raise ValueError(f"--sandbox cannot make a sandbox on this machine ({reason}); grade in a container.")
+    return command
 
 
 def sandbox_folders(folder: Path, package: Path) -> list[str]:
-    """What a sandbox shows of the submission: its own folder to write in, its copy of the package to read."""
+    """The folders in a sandbox: the submission's own, writable, and its copy of the package, read-only."""
     return ["--bind", str(folder), str(folder), "--ro-bind", str(package), str(package), "--chdir", str(folder), "--"]

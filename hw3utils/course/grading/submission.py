@@ -1,4 +1,4 @@
-"""What lies in a submission: a notebook, a folder, or an archive as `hw3 submit` and learning platforms make them."""
+"""The files of a submission: a notebook, a folder, or archives as `hw3 submit` and learning platforms make them."""
 
 import contextlib
 import importlib.util
@@ -7,78 +7,176 @@ import re
 import stat
 import zipfile
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from hw3utils.course.assignment import STUDENT_FILE
+from hw3utils.course.notebooks.cells import ANSWER, STUB_LINE, grade_id, marked_cells
+from hw3utils.course.notebooks.repair import read_leniently
 from hw3utils.files import read_json
 
 MANIFEST = "manifest.json"
 MAX_FILE = 50_000_000
 _MAX_ARCHIVE = 500_000_000
 _MAX_MEMBERS = 1000
-_COPY = re.compile(r"[ _]?\((\d+)\)(?=\.ipynb$)")
-_OF_THE_SYSTEM = "__MACOSX"
+_MAX_DEPTH = 8
+_NOTEBOOK = re.compile(r"\.ipynb(\.json|\.txt)?$|\.json$", re.I)
+_COPY_NUMBER = re.compile(r"(\d+)\)?(?=\.ipynb)", re.I)
+_NUMBER_FILE = re.compile(r"student[_ -]?number.*\.txt", re.I)
+_CLOSED_ARCHIVES = (".7z", ".rar", ".tar", ".gz", ".tgz", ".bz2", ".xz")
+_MACOS = "__MACOSX"
 
 
 @dataclass
-class HandedIn:
-    """The files of a submission: notebooks by the homework's names, what lies beside them, what was left out and why.
+class Submission:
+    """The files of a submission.
 
-    `folder` is where the student's number stands.
+    Args:
+        folder: where the student number is, or else the notebooks.
+        notebooks: by the name that the homework has for them.
+        beside: other files in the folders of the notebooks.
+        left_out: every other file, and why.
+        number_file, manifest: where they are, None if they are missing.
     """
 
     folder: Path
     notebooks: dict[str, Path] = field(default_factory=dict)
     beside: list[Path] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
+    number_file: Path | None = None
+    manifest: Path | None = None
 
 
-def open_submission(path: Path, spare: Path, homework: Collection[str]) -> HandedIn:
+def open_submission(path: Path, scratch: Path, homework: Collection[str] | Mapping[str, Path]) -> Submission:
     """Find the files of a submission; nothing in it is changed.
 
-    The notebooks may lie one folder deeper than they should, or in the one archive that a folder or an archive holds,
-    and be called "x (1).ipynb".
+    Notebooks are found in any folder and in any archive inside, under any name: by their content, or else by the part
+    of the name that is the homework's. Of several copies the one with most work in it is taken.
 
     Args:
         path: a notebook, a folder, or a zip file.
-        spare: a folder that an archive is unpacked into; it need not exist.
-        homework: the names of the homework's notebooks.
+        scratch: a folder that archives are unpacked into; it need not exist.
+        homework: the names of the notebooks, with their paths if their content is to be compared.
 
     Raises:
-        ValueError: when an archive is damaged, too large, or holds a name that leads out of it.
+        ValueError: when the archive is damaged or too large, or contains a name outside of it.
     """
     if path.is_file() and not zipfile.is_zipfile(path) and path.suffix.lower() != ".zip":
-        return HandedIn(path.parent, {_original([path.name], homework).get(path.name, path.name): path})
-    packed = path.is_file()
-    links = _unpack(path, spare) if packed else {}
-    folder = _home(spare if packed else path)
-    files, left_out = sort_files(folder)
-    archives = [file for file in files if file.suffix.lower() == ".zip"]
-    if len(archives) == 1 and not any(file.suffix == ".ipynb" for file in files):
-        inner = spare.with_name(f"{spare.name}-inner")
-        links |= _unpack(archives[0], inner)
-        folder = _home(inner)
+        number = path.parent / STUDENT_FILE
+        name = _identify(path, homework) or path.name
+        return Submission(path.parent, {name: path}, number_file=number if number.is_file() else None)
+    tree = _Tree(scratch)
+    root = path
+    if path.is_file():
+        tree.left_out |= _unpack(path, scratch)
+        root = scratch
+    tree.add(root, "", 0)
+    return _sort(tree, root, homework)
+
+
+class _Tree:
+    """All files of a submission, with those in archives inside it."""
+
+    def __init__(self, scratch: Path) -> None:
+        self.scratch = scratch
+        self.files: dict[str, Path] = {}  # by the name that messages show
+        self.left_out: dict[str, str] = {}
+        self.manifests: list[Path] = []
+        self.archives = 0
+
+    def add(self, folder: Path, prefix: str, depth: int) -> None:
+        """Add a folder with the folders and archives in it."""
         files, left_out = sort_files(folder)
-    found = HandedIn(folder, left_out=links | left_out)
-    originals = _original([file.name for file in files], homework)
-    for file in files:
-        if file.suffix == ".ipynb":
-            found.notebooks[originals.get(file.name, file.name)] = file
-        elif hides := _hidden_module(file):
-            found.left_out[file.name] = f"it would stand in the way of the module {hides}"
-        elif file.name != STUDENT_FILE:
-            found.beside.append(file)
+        for name, reason in left_out.items():
+            inner = folder / name
+            if name == MANIFEST and inner.is_file():
+                self.manifests.append(inner)
+            if name == f"{_MACOS}/":
+                continue
+            if not name.endswith("/") or name.startswith(".") or depth >= _MAX_DEPTH:
+                self.left_out[prefix + name] = reason
+                continue
+            before = len(self.files), len(self.manifests)
+            self.add(inner, prefix + name, depth + 1)
+            if not any(_is_wanted(other) for other in list(self.files)[before[0] :]):
+                # A folder without notebooks is one line.
+                self.files = dict(list(self.files.items())[: before[0]])
+                self.left_out = {key: why for key, why in self.left_out.items() if not key.startswith(prefix + name)}
+                self.left_out[prefix + name] = reason
+        for file in files:
+            if file.suffix.lower() == ".zip" and depth < _MAX_DEPTH:
+                self._add_archive(file, prefix, depth)
+            elif file.suffix.lower() in _CLOSED_ARCHIVES:
+                self.left_out[prefix + file.name] = "it is an archive of a kind that is not opened; ask for a zip"
+            else:
+                self.files[prefix + file.name] = file
+
+    def _add_archive(self, file: Path, prefix: str, depth: int) -> None:
+        self.archives += 1
+        folder = self.scratch.with_name(f"{self.scratch.name}-{self.archives}")
+        try:
+            self.left_out |= {f"{prefix}{file.name}/{name}": why for name, why in _unpack(file, folder).items()}
+        except ValueError as error:
+            self.left_out[prefix + file.name] = str(error).rstrip(".")
+            return
+        self.add(folder, f"{prefix}{file.name}/", depth + 1)
+
+
+def _is_wanted(name: str) -> bool:
+    return bool(_NOTEBOOK.search(name) or _NUMBER_FILE.fullmatch(PurePosixPath(name).name))
+
+
+def _sort(tree: _Tree, root: Path, homework: Collection[str] | Mapping[str, Path]) -> Submission:
+    """Choose the notebooks among the files, and the files beside them."""
+    candidates: dict[str, list[str]] = {}
+    for name, path in tree.files.items():
+        if _NOTEBOOK.search(name):
+            known = _identify(path, homework)
+            if known or path.suffix.lower() == ".ipynb":
+                candidates.setdefault(known or name, []).append(name)
+    found = Submission(root, left_out=dict(tree.left_out), manifest=next(iter(tree.manifests), None))
+    taken = set()
+    for known, names in candidates.items():
+        best = max(names, key=lambda name, known=known: _rank(name, tree.files[name], known, homework))
+        found.notebooks[known if known in homework else PurePosixPath(known).name] = tree.files[best]
+        taken |= set(names)
+        reason = f"{PurePosixPath(best).name} is a fuller or newer copy of {known}"
+        found.left_out |= {name: reason for name in names if name != best}
+    _sort_others({name: path for name, path in tree.files.items() if name not in taken}, found)
+    # Names as the student knows them: without the folders that everything is in.
+    common = os.path.commonpath([f"{PurePosixPath(name).parent}/." for name in taken]) if taken else ""
+    prefix = f"{common}/" if common not in ("", ".") else ""
+    found.left_out = {name.removeprefix(prefix): why for name, why in found.left_out.items()}
     return found
 
 
+def _sort_others(files: Mapping[str, Path], found: Submission) -> None:
+    """Find the student number, and the files beside the notebooks."""
+    homes = {path.parent for path in found.notebooks.values()}
+    for name, path in files.items():
+        if _NUMBER_FILE.fullmatch(path.name):
+            if found.number_file is None or path.parent in homes:
+                found.number_file = path
+        elif homes and path.parent not in homes:
+            found.left_out[name] = "it is in another folder than the notebooks"
+        elif module := _shadowed_module(path):
+            found.left_out[name] = f"it would stand in the way of the module {module}"
+        else:
+            found.beside.append(path)
+    number_home = [] if found.number_file is None else [found.number_file.parent]
+    found.folder = next(iter([*number_home, *sorted(homes)]), found.folder)
+
+
 def sort_files(folder: Path) -> tuple[list[Path], dict[str, str]]:
-    """The files that lie directly in a folder and count as handed in; the names of the others, and why they do not."""
+    """The regular files of a folder; the names of everything else in it, and why it does not count."""
     files, left_out = [], {}
     for path in sorted(folder.iterdir()):
         kind = path.lstat()
+        limit = _MAX_ARCHIVE if _NOTEBOOK.search(path.name) else MAX_FILE
         if stat.S_ISLNK(kind.st_mode):
             left_out[path.name] = "it is a link"
         elif stat.S_ISDIR(kind.st_mode):
@@ -91,45 +189,75 @@ def sort_files(folder: Path) -> tuple[list[Path], dict[str, str]]:
             left_out[path.name] = "it is no file"
         elif not os.access(path, os.R_OK):
             left_out[path.name] = "it may not be read"
-        elif kind.st_size > MAX_FILE:
-            left_out[path.name] = f"it has {kind.st_size / 1e6:.0f} MB, more than {MAX_FILE / 1e6:.0f}"
+        elif kind.st_size > limit:
+            left_out[path.name] = f"it has {kind.st_size / 1e6:.0f} MB, more than {limit / 1e6:.0f}"
         else:
             files.append(path)
     return files, left_out
 
 
-def _home(folder: Path) -> Path:
-    """The folder that holds the notebooks: the given one, or the only one in it."""
-    inner = [
-        path
-        for path in folder.iterdir()
-        if path.is_dir() and not path.is_symlink() and not path.name.startswith(".") and path.name != _OF_THE_SYSTEM
-    ]
-    return inner[0] if len(inner) == 1 and not list(folder.glob("*.ipynb")) else folder
+def _identify(path: Path, homework: Collection[str] | Mapping[str, Path]) -> str | None:
+    """Which notebook of the homework a file is: by its content, else by its name; None if it is none."""
+    if isinstance(homework, Mapping):
+        notebook = _read(path)
+        if notebook is not None:
+            names = {grade_id(cell) for cell in notebook.cells} - {None}
+            sources = {cell.source.strip() for cell in notebook.cells}
+            score = {name: _overlap(names, sources, master) for name, master in homework.items()}
+            best = max(score, key=score.__getitem__, default=None)
+            if best is not None and score[best] >= 0.3:
+                return best
+    name = path.name.casefold()
+    fits = [known for known in homework if known.removesuffix(".ipynb").casefold() in name]
+    return max(fits, key=len, default=None) if _NOTEBOOK.search(name) else None
 
 
-def _original(names: list[str], homework: Collection[str]) -> dict[str, str]:
-    """Which notebook a download's copy is, "x (1).ipynb": the copy of the highest number, where x itself is not."""
-    copies: dict[str, tuple[int, str]] = {}
-    for name in names:
-        if copy := _COPY.search(name):
-            original = _COPY.sub("", name)
-            if original in homework and original not in names:
-                copies[original] = max(copies.get(original, (-1, "")), (int(copy[1]), name))
-    return {name: original for original, (_, name) in copies.items()}
+def _overlap(names: set[str | None], sources: set[str], master: Path) -> float:
+    """The share of a notebook's marked cells that are in another, by name or by text."""
+    marked = _master(master)
+    same = sum(name in names or source in sources for name, source in marked.items())
+    return same / max(len(marked), 1)
 
 
-def _hidden_module(file: Path) -> str | None:
+@lru_cache
+def _master(path: Path) -> dict[str, str]:
+    notebook = _read(path)
+    return {name: cell.source.strip() for name, cell in marked_cells(notebook).items()} if notebook else {}
+
+
+def _read(path: Path) -> Any:
+    with contextlib.suppress(ValueError, OSError):
+        return read_leniently(path)
+    return None
+
+
+def _rank(name: str, path: Path, known: str, homework: Collection[str] | Mapping[str, Path]) -> tuple:
+    """The order of several copies of a notebook: most work, then the exact name, the highest number, the latest."""
+    notebook = _read(path)
+    work = 0
+    if notebook is not None:
+        marked = marked_cells(notebook)
+        released = _master(homework[known]) if isinstance(homework, Mapping) and known in homework else {}
+        work = sum(
+            bool(cell.source.strip()) and STUB_LINE not in cell.source
+            and cell.source.strip() not in (ANSWER, released.get(key))
+            for key, cell in marked.items()
+        )  # fmt: skip
+    numbers = _COPY_NUMBER.findall(PurePosixPath(name).name)
+    return work, path.name == known, int(numbers[-1]) if numbers else -1, path.stat().st_mtime
+
+
+def _shadowed_module(file: Path) -> str | None:
     """The installed module that a file beside the notebooks would be imported in place of."""
     stem = file.name.split(".")[0]
     if file.suffix not in (".py", ".pyc", ".so", ".pyd") or not stem.isidentifier():
         return None
-    # Every program has a __main__, which nobody imports.
+    # Every program has a __main__, which is not imported.
     return stem if stem != "__main__" and importlib.util.find_spec(stem) else None
 
 
 def _unpack(archive: Path, folder: Path) -> dict[str, str]:
-    """Write an archive's files into a folder and nowhere else, without what macOS adds; the links left out, and why."""
+    """Unpack an archive into a folder and nowhere else; the links in it, which are left out."""
     links = {}
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -149,31 +277,31 @@ def _unpack(archive: Path, folder: Path) -> dict[str, str]:
                     )
                 if stat.S_ISLNK(member.external_attr >> 16):
                     links[member.filename] = "it is a link"
-                    continue
-                if not name.parts or name.parts[0] == _OF_THE_SYSTEM:
-                    continue
-                to = folder / name
-                to.parent.mkdir(parents=True, exist_ok=True)
-                to.write_bytes(opened.read(member))
-                _set_time(to, member.date_time)
+                elif name.parts and name.parts[0] != _MACOS:
+                    to = folder / name
+                    to.parent.mkdir(parents=True, exist_ok=True)
+                    to.write_bytes(opened.read(member))
+                    _set_time(to, member.date_time)
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError) as error:
         raise ValueError(f"{archive.name} cannot be unpacked ({error}); ask for another.") from error
     return links
 
 
-def _set_time(path: Path, date: tuple[int, ...]) -> None:
-    """Give an unpacked file the time that its archive says; 1970 where it says none."""
+def _set_time(path: Path, date: Iterable[int]) -> None:
+    """Give an unpacked file the time in its archive; 1970 if there is none."""
     try:
-        seconds = datetime(*date).timestamp() if date[0] > 1980 else 0.0
+        time = datetime(*date)
+        seconds = time.timestamp() if time.year > 1980 else 0.0
     except ValueError:
         seconds = 0.0
     os.utime(path, (seconds, seconds))
 
 
-def time_of(found: HandedIn) -> str | None:
+def time_of(found: Submission) -> str | None:
     """When a submission was made: by its manifest, else by its newest notebook."""
+    manifest = found.manifest or found.folder / MANIFEST
     with contextlib.suppress(ValueError, KeyError, TypeError, OSError):
-        made = datetime.fromisoformat(read_json(found.folder / MANIFEST)["made"])
+        made = datetime.fromisoformat(read_json(manifest)["made"])
         return (made if made.tzinfo else made.replace(tzinfo=UTC)).isoformat(timespec="seconds")
     times = [seconds for path in found.notebooks.values() if (seconds := path.stat().st_mtime) > 0]
     return datetime.fromtimestamp(max(times), UTC).isoformat(timespec="seconds") if times else None

@@ -1,6 +1,6 @@
-"""nbgrader as we use it: a course in a folder of its own, and the cells that it marks.
+"""nbgrader courses, and the cells of a notebook that nbgrader marks.
 
-nbgrader is an optional extra; nothing but `hw3 release`, `hw3 grade` and `hw3 marks` needs it.
+nbgrader is an optional extra; only `hw3 release`, `hw3 grade` and `hw3 marks` need it.
 """
 
 import json
@@ -12,19 +12,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hw3utils.course.notebooks.html import Page
+from hw3utils.course.assignment import ANSWER
 from hw3utils.course.notebooks.execute import plain
+from hw3utils.course.notebooks.html import Page
 from hw3utils.progress import progress
 
-STUB = '# your code here\nraise NotImplementedError("write this part first")'
-
-
-ANSWER = "*Your answer here.*"
+STUB_LINE = 'raise NotImplementedError("write this part first")'
+STUB = f"# your code here\n{STUB_LINE}"
 _SOLVED_ONLY = re.compile(r"\n?^<!-- solved edition -->$.*?^<!-- end -->$", re.M | re.S)
 
 
 def need_nbgrader() -> Any:
-    """nbgrader's programming interface, or a sentence that says how to get it."""
+    """nbgrader's API; raises ModuleNotFoundError that says how to install it."""
     try:
         from nbgrader.apps import NbGraderAPI
     except ImportError:
@@ -35,8 +34,7 @@ def need_nbgrader() -> Any:
 
 
 ASSIGNMENT = "hw3"
-# nbgrader's own page for reading and marking opens the course with it. No code of a student's runs there: the notebooks
-# come executed, their checks judged.
+# For nbgrader's formgrader. No student's code runs there: the notebooks are executed and their checks judged before.
 CONFIGURATION = f"""# Made by hw3 grade; `jupyter lab` in this folder opens the course in nbgrader's formgrader.
 from pathlib import Path
 
@@ -52,7 +50,7 @@ c.Autograde.autograde_preprocessors = [SaveAutoGrades, CheckCellMetadata]
 
 
 class Course:
-    """An nbgrader course in a folder of its own, with one assignment, `hw3`, of all the notebooks."""
+    """An nbgrader course with one assignment, `hw3`, of all notebooks."""
 
     def __init__(self, root: Path) -> None:
         from nbgrader.preprocessors import CheckCellMetadata, OverwriteCells, SaveAutoGrades
@@ -72,11 +70,11 @@ class Course:
         self.api = need_nbgrader()(config=config)
 
     def folder(self, step: str, student: str = ".") -> Path:
-        """Where the notebooks of one step lie: source, release, submitted, autograded or feedback."""
+        """The folder of one step: source, release, submitted, autograded or feedback."""
         return self.root / step / student / ASSIGNMENT
 
     def generate(self, paths: Sequence[Path]) -> list[Path]:
-        """Make the student's version of solved notebooks; where they lie."""
+        """Generate the student edition of solved notebooks; its paths."""
         folder = self.folder("source")
         folder.mkdir(parents=True, exist_ok=True)
         for path in paths:
@@ -86,20 +84,20 @@ class Course:
             bar.update(len(paths))
         return [self.folder("release") / path.name for path in paths]
 
-    def take(self, student: str) -> None:
-        """Take a student's judged notebooks into the gradebook."""
+    def autograde(self, student: str) -> None:
+        """Read a student's judged notebooks into the gradebook."""
         self._call(self.api.autograde, ASSIGNMENT, student)
 
     def feedback(self, student: str) -> None:
-        """Make the pages of a student's notebooks, with points and comments."""
+        """Generate a student's feedback pages, with points and comments."""
         self._call(self.api.generate_feedback, ASSIGNMENT, student)
 
     def _call(self, method: Callable[..., dict[str, Any]], *arguments: str) -> None:
-        """Call nbgrader's interface.
+        """Call nbgrader's API.
 
         Raises:
             ValueError: with the first error of its log.
-            KeyboardInterrupt: on Ctrl-C, which nbgrader takes for a failure of the notebook.
+            KeyboardInterrupt: on Ctrl-C, which nbgrader reports as a failed notebook.
         """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -111,10 +109,7 @@ class Course:
 
 
 def student_text(notebook: str) -> str:
-    """The text of a notebook file without what only the solved edition shows: what stands between two marks in a cell.
-
-    The marks are lines of their own, `<!-- solved edition -->` and `<!-- end -->`.
-    """
+    """The JSON of a notebook without the text between the lines `<!-- solved edition -->` and `<!-- end -->`."""
     content = json.loads(notebook)
     for cell in content["cells"]:
         if cell["cell_type"] == "markdown":
@@ -123,14 +118,14 @@ def student_text(notebook: str) -> str:
 
 
 def reason_of(log: str | None) -> str:
-    """The first error in nbgrader's log, from which the later ones follow."""
+    """The first error in nbgrader's log."""
     lines = [plain(line) for line in (log or "").splitlines()]
     errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Entry)\b", line) and "NbGrader" not in line]
     return errors[0].rstrip(".") if errors else "nbgrader gave no reason"
 
 
 def program_path() -> str:
-    """PATH with this Python's folder first: nbgrader calls a program that is installed beside it."""
+    """PATH with this Python's folder first: nbgrader calls programs of the same environment."""
     return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
 
@@ -140,29 +135,29 @@ def graded_cells(notebook: Any) -> dict[str, Any]:
 
 
 def checked_cells(notebook: Any) -> dict[str, Any]:
-    """The cells that `hw3 check` judges: those that give points, and in a notebook without any its optional checks."""
+    """The cells that `hw3 check` judges: those with points, or the optional checks of a notebook without points."""
     optional = {name: cell for name, cell in marked_cells(notebook).items() if is_check(name)}
     return graded_cells(notebook) or optional
 
 
 def is_check(grade_id: str) -> bool:
-    """Whether a cell is a check by its name; one that gives points is marked so as well."""
+    """Whether a name is that of a check, optional or not."""
     return grade_id.endswith("-check")
 
 
 def item_of(grade_id: str) -> str:
-    """The graded item that a cell belongs to: Q1-P3-loss-check is of Q1.P3."""
+    """The item of a cell: Q1-P3-loss-check belongs to Q1.P3."""
     return ".".join(grade_id.split("-")[:2])
 
 
 def marked_cells(notebook: Any) -> dict[str, Any]:
-    """Every cell that nbgrader knows, by its grade_id."""
+    """All cells with an nbgrader mark, by grade_id."""
     names = ((grade_id(cell), cell) for cell in notebook.cells)
     return {name: cell for name, cell in names if name is not None}
 
 
 def grade_id(cell: Any) -> str | None:
-    """The grade_id of a cell that nbgrader knows."""
+    """The grade_id of a cell, None without a valid mark."""
     mark = cell.get("metadata", {}).get("nbgrader")
     name = mark.get("grade_id") if isinstance(mark, dict) else None
     return name if isinstance(name, str) and name else None

@@ -1,75 +1,88 @@
-"""What a cell stands on: the statements of a notebook that give it its names, and no others."""
+"""Dependencies between the statements of a notebook: which must run so that a given one can."""
 
 import ast
+import re
 import symtable
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nbformat import NotebookNode
 
 from hw3utils.course.notebooks.cells import grade_id, is_check
 
+# Cell magics whose body runs as Python in the notebook's namespace.
+_TRANSPARENT_MAGIC = re.compile(r"\s*%%(?:time|timeit|capture|prun)\b[^\n]*\n")
+# Methods that change their object, wherever they are called.
+_MUTATOR_NAMES = "append extend insert update setdefault add remove discard pop popitem clear sort reverse"
+_MUTATORS = frozenset(_MUTATOR_NAMES.split())
+_INVALID_PYTHON = (SyntaxError, ValueError, RecursionError, MemoryError)
+
 
 @dataclass(frozen=True)
-class Piece:
-    """A part of a notebook that runs or not: a marked cell as a whole, one statement of any other cell.
+class Statement:
+    """The unit that runs or not: a marked cell, or one statement of any other cell.
 
     Args:
         cell: number of its cell.
         source: its text.
-        binds: names that it gives, or changes.
-        uses: names that it takes from others.
+        binds: names that it assigns or may change; "*" if any name is possible.
+        uses: names that it needs from others.
+        assigns: those of `binds` that it assigns.
+        calls: functions that it calls: it may change what these assign globally.
+        globals_set: names that the functions in it assign globally.
     """
 
     cell: int
     source: str
     binds: frozenset[str] = frozenset()
     uses: frozenset[str] = frozenset()
+    assigns: frozenset[str] = frozenset()
+    calls: frozenset[str] = frozenset()
+    globals_set: frozenset[str] = frozenset()
 
 
-def pieces(notebook: NotebookNode) -> list[Piece]:
-    """The pieces of a notebook in order. A cell that is no Python is one piece that gives no name."""
+def statements_of(notebook: NotebookNode) -> list[Statement]:
+    """The statements of a notebook in order. A cell that is not valid Python is one statement without names."""
     found = []
     for number, cell in enumerate(notebook.cells):
         if cell.cell_type != "code" or not cell.source.strip():
             continue
         mark, name = cell.metadata.get("nbgrader", {}), grade_id(cell)
         try:
-            statements = _statements(cell.source)
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            found.append(Piece(number, cell.source))
+            statements = _parse(cell.source)
+        except _INVALID_PYTHON:
+            found.append(Statement(number, cell.source))
             continue
         if name and (mark.get("solution") or mark.get("grade") or is_check(name)):
-            binds = frozenset().union(*(statement.binds for statement in statements))
-            taken, given = set(), set()
-            for statement in statements:
-                # What stands in a function is looked up when it is called, after the cell has run.
-                taken |= statement.uses - (binds if statement.source.startswith(("def ", "class ", "@")) else given)
-                given |= statement.binds
-            found.append(Piece(number, cell.source, binds, frozenset(taken)))
+            found.append(_merge(number, cell.source, statements))
+        elif _TRANSPARENT_MAGIC.match(cell.source):
+            found.append(_merge(number, "\n".join(statement.source for statement in statements), statements))
         else:
-            found += [Piece(number, piece.source, piece.binds, piece.uses) for piece in statements]
-    return found
+            found += [replace(statement, cell=number) for statement in statements]
+    return _with_effects(found)
 
 
-def needed(found: Sequence[Piece], goal: int) -> set[int]:
-    """Which pieces have to run so that one of them can.
+def required_statements(statements: Sequence[Statement], goal: int) -> set[int]:
+    """The statements that have to run for one of them.
 
     Args:
-        found: the pieces of a notebook.
-        goal: number of the piece that is to run.
+        statements: those of a notebook.
+        goal: number of the statement that is to run.
 
     Returns:
-        Their numbers, the goal's own included. Each name comes from the piece that gave it last, before it is used;
-        one that a function uses may also be given later, before the goal.
+        Their numbers with the goal's. A name comes from the last statement that assigns it before its use; a name
+        that a function uses may also be assigned later, before the goal.
     """
     chosen, left = {goal}, [goal]
-    # Nobody knows what "import *" gives.
-    chosen |= {n for n in range(goal) if found[n].binds == {"*"}}
+    # `import *` and `%run` may define any name.
+    for n in range(goal):
+        if "*" in statements[n].binds:
+            chosen.add(n)
+            left.append(n)
     while left:
         user = left.pop()
-        for name in found[user].uses:
-            givers = [n for n in range(goal) if n != user and name in found[n].binds]
+        for name in statements[user].uses:
+            givers = [n for n in range(goal) if n != user and name in statements[n].binds]
             before = [n for n in givers if n < user]
             for giver in before[-1:] or givers[-1:]:
                 if giver not in chosen:
@@ -78,45 +91,106 @@ def needed(found: Sequence[Piece], goal: int) -> set[int]:
     return chosen
 
 
-def _statements(source: str) -> list[Piece]:
-    """The statements of a cell, with their names; the lines that only IPython knows as what it makes of them."""
+def _merge(cell: int, source: str, statements: Sequence[Statement]) -> Statement:
+    """A cell that runs completely or not, as one statement."""
+
+    def joined(name: str) -> frozenset[str]:
+        return frozenset().union(*(getattr(statement, name) for statement in statements))
+
+    binds = joined("binds")
+    used, bound = set(), set()
+    for statement in statements:
+        # Names in a function are looked up when it is called, after the cell has run.
+        used |= statement.uses - (binds if statement.source.startswith(("def ", "class ", "@")) else bound)
+        bound |= statement.binds
+    return Statement(cell, source, binds, frozenset(used), joined("assigns"), joined("calls"), joined("globals_set"))
+
+
+def _with_effects(statements: Sequence[Statement]) -> list[Statement]:
+    """Add to each statement the names that the functions that it calls assign globally.
+
+    A call of a module's function does not change the module.
+    """
+    modules = frozenset().union(*(statement.binds for statement in statements if _is_import(statement)))
+    effects: dict[str, frozenset[str]] = {}
+    for statement in statements:
+        if statement.globals_set:
+            effects |= dict.fromkeys(statement.binds - statement.globals_set, statement.globals_set)
+    found = []
+    for statement in statements:
+        changed = frozenset().union(*(effects.get(name, frozenset()) for name in statement.calls))
+        unchanged = frozenset() if _is_import(statement) else modules - statement.assigns
+        found.append(replace(statement, binds=statement.binds - unchanged | changed))
+    return found
+
+
+def _is_import(statement: Statement) -> bool:
+    return statement.source.startswith(("import ", "from ")) and "\n" not in statement.source
+
+
+def _parse(source: str) -> list[Statement]:
+    """The statements of a cell with their names; IPython's syntax as calls."""
     from IPython.core.inputtransformer2 import TransformerManager
 
+    source = _TRANSPARENT_MAGIC.sub("", source, count=1) if _TRANSPARENT_MAGIC.match(source) else source
     tree = ast.parse(TransformerManager().transform_cell(source))
-    return [_piece(statement) for statement in tree.body]
+    return [_statement(node) for node in tree.body]
 
 
-def _piece(statement: ast.stmt) -> Piece:
-    """One statement and its names."""
-    text = ast.unparse(statement)
-    if isinstance(statement, ast.ImportFrom) and statement.names[0].name == "*":
-        return Piece(0, text, frozenset("*"))
+def _statement(node: ast.stmt) -> Statement:
+    """One statement with its names."""
+    text = ast.unparse(node)
+    if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
+        return Statement(0, text, frozenset("*"))
+    if text.startswith("get_ipython().run_line_magic('run',"):
+        return Statement(0, text, frozenset("*"))
     table = symtable.symtable(text, "cell", "exec")
     binds = {symbol.get_name() for symbol in table.get_symbols() if symbol.is_assigned() or symbol.is_imported()}
     uses = {symbol.get_name() for symbol in table.get_symbols() if symbol.is_referenced()}
-    for symbol in _globals_within(table):
+    globals_set = set()
+    for symbol in _globals_in_functions(table):
         uses.add(symbol.get_name())
         if symbol.is_assigned():
-            binds.add(symbol.get_name())
-    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
-        uses.discard(statement.name)
-    return Piece(0, text, frozenset(binds | _changed(statement)), frozenset(uses))
+            globals_set.add(symbol.get_name())
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        uses.discard(node.name)
+    assigns = binds | globals_set
+    sets = (assigns | _changed_in_place(node), uses, assigns, _called(node), globals_set)
+    return Statement(0, text, *map(frozenset, sets))
 
 
-def _globals_within(table: symtable.SymbolTable) -> Iterator[symtable.Symbol]:
-    """What the functions in a statement, and those in them, take from outside."""
+def _globals_in_functions(table: symtable.SymbolTable) -> Iterator[symtable.Symbol]:
+    """The global names in the functions of a statement, at any depth."""
     for child in table.get_children():
         yield from (symbol for symbol in child.get_symbols() if symbol.is_global())
-        yield from _globals_within(child)
+        yield from _globals_in_functions(child)
 
 
-def _changed(statement: ast.stmt) -> set[str]:
-    """Names whose values change by assignment to a part: x of x[0] = 1 and of x.a = 1."""
+def _root(node: ast.expr) -> str | None:
+    """The name at the root of x[0].a, "x"."""
+    while isinstance(node, ast.Subscript | ast.Attribute):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else None
+
+
+def _changed_in_place(statement: ast.stmt) -> set[str]:
+    """Names whose values may change: x of x[0] = 1, of x.a = 1, and of the statement x.append(1)."""
     found = set()
     for node in ast.walk(statement):
         if isinstance(node, ast.Subscript | ast.Attribute) and isinstance(node.ctx, ast.Store):
-            base = node.value
-            while isinstance(base, ast.Subscript | ast.Attribute):
-                base = base.value
-            found |= {base.id} if isinstance(base, ast.Name) else set()
-    return found
+            found.add(_root(node.value))
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+            function = node.value.func
+            if isinstance(function, ast.Attribute) and (node is statement or function.attr in _MUTATORS):
+                found.add(_root(function.value))
+    # The claims that `report` collects decide no check.
+    return found - {None, "report"}
+
+
+def _called(statement: ast.stmt) -> set[str]:
+    """Functions that a statement calls, unless it is a definition."""
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return set()
+    return {
+        node.func.id for node in ast.walk(statement) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }

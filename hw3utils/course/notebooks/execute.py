@@ -1,4 +1,4 @@
-"""Execute the notebooks: fresh kernels, in number order, with one line for each and the graded items at the end."""
+"""Execute the notebooks in fresh kernels, in number order, with a table of the graded items at the end."""
 
 import asyncio
 import contextlib
@@ -21,6 +21,7 @@ from nbformat import NotebookNode
 
 from hw3utils.course.assignment import ITEMS, MIMETYPE, SECTIONS
 from hw3utils.course.notebooks.html import Page
+from hw3utils.course.notebooks.sanitize import printable
 from hw3utils.course.profiles import PROFILE_VARIABLE, PROFILES
 from hw3utils.files import check_writable, write_atomically
 from hw3utils.progress import QUIET_VARIABLE
@@ -33,7 +34,7 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 @dataclass
 class Outcome:
-    """What came of one notebook: cells done, of how many, seconds, the failure if any, and the items it checked."""
+    """The result of one notebook: cells done, of how many, seconds, the failure if any, and the items it checked."""
 
     notebook: str
     done: int = 0
@@ -48,7 +49,7 @@ def find_notebooks(names: Sequence[str] = ()) -> list[Path]:
     """Notebooks in number order; a name may be a path, a file name, or the number ("2" or "02").
 
     Raises:
-        ValueError: when a name fits no notebook.
+        ValueError: when there is no notebook of that name.
     """
     known = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
     if not names:
@@ -76,7 +77,7 @@ def read_notebook(path: Path) -> NotebookNode:
     """Read a notebook.
 
     Raises:
-        ValueError: when the file is none.
+        ValueError: when the file is not a notebook.
     """
     try:
         return nbformat.read(path, as_version=4)
@@ -85,31 +86,31 @@ def read_notebook(path: Path) -> NotebookNode:
 
 
 def plain(text: str) -> str:
-    """A message of a kernel as one line, without the colours of a terminal."""
-    return " ".join(_COLOURS.sub("", text).split())
+    """A kernel's message as one line, without colours and control characters."""
+    return printable(_COLOURS.sub("", text))
 
 
 @contextlib.contextmanager
 def environment(**changes: str | None) -> Iterator[None]:
-    """Set environment variables for the length of a `with`; None removes one."""
-    kept = {name: os.environ.get(name) for name in changes}
+    """Set environment variables in a `with` block; None removes one."""
+    before = {name: os.environ.get(name) for name in changes}
 
-    def put(values: dict[str, str | None]) -> None:
+    def assign(values: dict[str, str | None]) -> None:
         for name, value in values.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
 
-    put(changes)
+    assign(changes)
     try:
         yield
     finally:
-        put(kept)
+        assign(before)
 
 
 def on_interrupt(stop: Callable[[], object]) -> None:
-    """On Ctrl-C call `stop` and cancel the running task; nbclient's own handler would take the kernel for dead."""
+    """On Ctrl-C call `stop` and cancel the running task; nbclient's own handler reports a dead kernel instead."""
     task = asyncio.current_task()
 
     def handler() -> None:
@@ -125,7 +126,7 @@ def execute(path: Path, outcome: Outcome, *, figures: Path, profile: str, tick: 
     notebook = read_notebook(path)
     code = [n for n, cell in enumerate(notebook.cells) if cell.cell_type == "code" and cell.source.strip()]
     outcome.cells = len(code)
-    began = time.monotonic()
+    start = time.monotonic()
 
     def done(cell: NotebookNode, cell_index: int, execute_reply: dict[str, Any]) -> None:
         if execute_reply["content"]["status"] == "ok":
@@ -138,9 +139,9 @@ def execute(path: Path, outcome: Outcome, *, figures: Path, profile: str, tick: 
     if error is not None:
         outcome.error = plain(error)
         outcome.failed_cell = code[min(outcome.done, len(code) - 1)] + 1
-    outcome.seconds = time.monotonic() - began
+    outcome.seconds = time.monotonic() - start
     for cell in notebook.cells:
-        # When it ran says nothing to a reader and would change with every run.
+        # Times would change with every run.
         cell.metadata.pop("execution", None)
         for output in cell.get("outputs", []):
             outcome.items |= output.get("data", {}).get(MIMETYPE, {})
@@ -160,7 +161,7 @@ def run_cells(notebook: NotebookNode, folder: Path, done: Callable[..., object],
         The error that ended it, None for none.
 
     Raises:
-        KeyboardInterrupt: on Ctrl-C, the kernel gone.
+        KeyboardInterrupt: on Ctrl-C; the kernel is ended.
     """
     interrupted = []
 
@@ -174,7 +175,7 @@ def run_cells(notebook: NotebookNode, folder: Path, done: Callable[..., object],
         resources={"metadata": {"path": str(folder)}},
         on_notebook_start=lambda notebook: on_interrupt(stop),
         on_cell_executed=done,
-        # What a kernel logs of itself, its transport or its interrupt, is not for the reader of our lines.
+        # The kernel's own log is not for users.
         extra_arguments=["--IPKernelApp.log_level=50"],
         **{"timeout": None} | options,
     )
@@ -208,9 +209,9 @@ def run_notebooks(
         An outcome for each notebook, in the order they ran. A notebook that fails does not stop those after it.
 
     Raises:
-        ValueError: on an unknown notebook or profile, or a file that is no notebook.
+        ValueError: on an unknown notebook or profile, or a file that is not a notebook.
         OSError: when `out` cannot be written.
-        KeyboardInterrupt: on Ctrl-C, the kernel gone and the notebooks before kept.
+        KeyboardInterrupt: on Ctrl-C; the kernel is ended, the notebooks before are kept.
     """
     if profile not in PROFILES:
         raise ValueError(f"profile is {profile!r}, expected one of {', '.join(PROFILES)}.")
@@ -247,7 +248,7 @@ def run_notebooks(
 
 
 def _summary(outcomes: list[Outcome], out: Path) -> None:
-    """Print the items that the notebooks are the homes of, their points and state."""
+    """Print the items of the notebooks, their points and state."""
     ran = {outcome.notebook[:2]: outcome for outcome in outcomes}
     points = 0
     print("\nitem   points  state")

@@ -1,4 +1,4 @@
-"""Pages that are whole: HTML of notebooks that draws its formulas by itself and asks no host for anything."""
+"""Self-contained HTML of notebooks: formulas as MathML, nothing is loaded from elsewhere, no scripts."""
 
 import copy
 import re
@@ -14,11 +14,11 @@ from traitlets.config import Config
 
 from hw3utils.course.notebooks.mathml import formula
 
-# What a page may load: nothing but what is in it. It holds whatever the output of a cell says.
+# A page may load only what is in it, whatever an output contains.
 POLICY = "default-src 'none'; img-src data:; media-src data:; font-src data:; style-src 'unsafe-inline'"
-# What a page shows of an output, the first of these that it has.
-KINDS = ("text/html", "text/markdown", "image/svg+xml", "text/latex", "image/png", "image/jpeg", "text/plain")
-# Fonts that can draw a brace of any size; Windows, macOS and most of Linux have one of them.
+# The MIME types of an output by priority.
+MIME_TYPES = ("text/html", "text/markdown", "image/svg+xml", "text/latex", "image/png", "image/jpeg", "text/plain")
+# Fonts with braces of any size; Windows, macOS and most of Linux have one of them.
 _STYLE = """
 math { font-family: "STIX Two Math", "Cambria Math", "TeX Gyre Termes Math", "Libertinus Math", "DejaVu Math TeX Gyre",
   "Latin Modern Math", math; font-size: 1.1em; }
@@ -42,64 +42,64 @@ _FONT = re.compile(r"@font-face\s*\{[^}]*\}")
 
 
 class _Renderer(IPythonRenderer):
-    """Markdown with its formulas as MathML. Code, in spans and in blocks, never comes by here."""
+    """Markdown with formulas as MathML; not called for code."""
 
     def block_math(self, body: str) -> str:
-        """A formula in a line of its own."""
+        """A displayed formula."""
         return formula(body, display=True)
 
     def inline_math(self, body: str) -> str:
-        """A formula in a line of text, unless its dollars are money: from $5 to $6."""
+        """An inline formula, unless the dollars are money: from $5 to $6."""
         if body[:1].isdigit() and body[-1:].isspace():
             return f"${escape(body)}$"
         return formula(body)
 
     def latex_environment(self, name: str, body: str) -> str:
-        """An environment that stands in the text without dollars."""
+        """An environment without dollars."""
         return formula(f"\\begin{{{name}}}{body}\\end{{{name}}}", display=True)
 
     def block_html(self, html: str) -> str:
-        """HTML that stands in the text, a folded answer for one: Markdown takes it as it is, its formulas too."""
-        parts, code = _HTML_TAG.split(super().block_html(html)), 0
+        """HTML in the text, such as a folded answer: only its formulas are converted."""
+        parts, code_depth = _HTML_TAG.split(super().block_html(html)), 0
         for n, part in enumerate(parts):
             if n % 2:
-                code += len(re.findall(r"<(?:code|pre)\b", part)) - len(re.findall(r"</(?:code|pre)\b", part))
-            elif not code:
+                code_depth += len(re.findall(r"<(?:code|pre)\b", part)) - len(re.findall(r"</(?:code|pre)\b", part))
+            elif not code_depth:
                 parts[n] = _MATH.sub(self._math, part)
         return "".join(parts)
 
     def _html_embed_images(self, html: str) -> str:
-        """Pictures put into HTML, all else as it is: a fold begins in one block and ends in another."""
-        put_in = super()._html_embed_images
+        """Embed the pictures of HTML. The base class closes open tags, but a fold may end in a later block."""
+        embed = super()._html_embed_images
 
-        def one(found: re.Match[str]) -> str:
+        def replace(found: re.Match[str]) -> str:
             try:
-                return put_in(found[0])
+                return embed(found[0])
             except OSError:
                 return found[0]
 
-        return _IMAGE.sub(one, html)
+        return _IMAGE.sub(replace, html)
 
     def _embed_image_or_attachment(self, src: str) -> str:
-        """A picture's address; what is no picture stays as it is."""
+        """A picture as a data URL; a missing one keeps its address."""
         try:
             return super()._embed_image_or_attachment(src)
-        except Exception:  # an attachment or a file that is not there stops no page
+        except Exception:  # a missing attachment or file must not stop a page
             return src
 
     def _math(self, found: re.Match[str]) -> str:
-        """One formula of an HTML text."""
+        """One formula in HTML."""
         return self.inline_math(unescape(found[2])) if found[1] is None else self.block_math(unescape(found[1]))
 
 
 class Page(HTMLExporter):
-    """nbconvert's HTML of a notebook, whole: for `hw3 run`, and for the feedback pages of `hw3 grade`."""
+    """nbconvert's HTML of a notebook, self-contained: for `hw3 run`, and for the feedback pages of `hw3 grade`."""
 
     @property
     def default_config(self) -> Config:
-        """Outputs that need a script of another host are shown by what else they hold, their text at least."""
+        """Outputs that need a script are shown by another of their MIME types, at least as text."""
         config = super().default_config.copy()
-        config.NbConvertBase.display_data_priority = list(KINDS)
+        config.NbConvertBase.display_data_priority = list(MIME_TYPES)
         return config
 
     @pass_context
@@ -125,28 +125,32 @@ class Page(HTMLExporter):
         nb = copy.copy(nb)
         nb.metadata = {name: value for name, value in nb.metadata.items() if name != "widgets"}
         page, resources = super().from_notebook_node(nb, resources, **options)
-        return whole(page), resources
+        return self_contained(page), resources
 
 
 def _outputs(nb: NotebookNode, resources: dict[str, Any]) -> tuple[NotebookNode, dict[str, Any]]:
-    """Outputs of a copy of a notebook: LaTeX as Markdown, which knows formulas; a script by its name alone."""
+    """Convert LaTeX outputs to Markdown, which has formulas; name outputs that cannot be shown."""
     for cell in nb.cells:
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             if "text/latex" in data and "text/html" not in data:
                 data["text/markdown"] = data.pop("text/latex")
-            if data and not data.keys() & set(KINDS):
+            if data and not data.keys() & set(MIME_TYPES):
                 data["text/plain"] = f"(not in this page: {', '.join(data)})"
     return nb, resources
 
 
-def whole(page: str) -> str:
-    """A page without its scripts and without what it would fetch; the browser is told to fetch nothing as well."""
+def self_contained(page: str) -> str:
+    """A page without scripts, event handlers and anything that it would load; the browser is told so, too."""
     soup = BeautifulSoup(page, features="html.parser")
     for tag in soup.select("script, noscript, base, link, iframe, frame, object, embed, meta[http-equiv]"):
         tag.decompose()
     for tag in soup.select("[src], [srcset], [poster]"):
-        _keep_what_is_inside(tag)
+        _remove_addresses(tag)
+    for tag in soup.find_all(True):
+        scripts = [name for name, value in tag.attrs.items() if name.startswith("on") or _is_script_url(value)]
+        for name in scripts:
+            del tag.attrs[name]
     for style in soup.select("style"):
         style.string = _FONT.sub(lambda font: font[0] if "url(data:" in font[0] else "", style.get_text())
     head = soup.head
@@ -160,8 +164,14 @@ def whole(page: str) -> str:
     return str(soup)
 
 
-def _keep_what_is_inside(tag: Tag) -> None:
-    """Take the addresses of other files off a picture or film, and name what is not shown."""
+def _is_script_url(value: object) -> bool:
+    return isinstance(value, str) and bool(
+        re.match(r"(?i)[\x00-\x20]*(?:java|vb)script:", re.sub(r"[\t\n\r]", "", value))
+    )
+
+
+def _remove_addresses(tag: Tag) -> None:
+    """Remove the addresses of other files from a picture or film, and name them."""
     for name in ("src", "srcset", "poster"):
         address = tag.attrs.get(name)
         if address is not None and not str(address).strip().lower().startswith("data:"):

@@ -1,8 +1,7 @@
-"""Formulas as browsers draw them by themselves: TeX to MathML, by latex2mathml, and what it leaves for us to do.
+"""TeX to MathML Core, by latex2mathml and corrections of its output.
 
-MathML Core, which Chromium, Firefox and Safari draw, is smaller than the MathML that latex2mathml writes: a letter has
-its style by its own code point, a column its alignment by CSS, a space its width as a number. Equation numbers stand
-beside the formula.
+Browsers draw MathML Core without scripts, but latex2mathml writes MathML 3: here styles become code points, alignment
+becomes CSS, named spaces become numbers, and equation numbers are placed beside the formula.
 """
 
 import html
@@ -14,14 +13,14 @@ from latex2mathml.commands import FUNCTIONS
 from latex2mathml.converter import Converter
 
 _TAG = re.compile(r"\\tag\*?\s*\{([^{}]*)\}")
-# What latex2mathml does not know, in words that it does.
+# Commands that latex2mathml does not know, by others.
 _REWRITTEN = (
     (re.compile(r"\\(begin|end)\{(?:align|aligned|equation|gather|gathered|multline)\*?\}"), r"\\\1{align*}"),
     (re.compile(r"\\(?:label\s*\{[^{}]*\}|(?:notag|nonumber)(?![a-zA-Z]))"), ""),
     (re.compile(r"\\arg\s*\\(min|max)(?![a-zA-Z])"), r"\\arg\1"),
     (re.compile(r"\\arg(?![a-zA-Z])"), r"\\operatorname{arg}"),
 )
-# Brackets of a size, and double bars: pairs that grow with what they hold, and so carry an exponent as a whole.
+# Sized brackets and double bars become growing pairs, so that an exponent belongs to the pair.
 _PAIRS = (
     (re.compile(r"(?:\\[bB]igg?l?\s*)?\\lVert(?![a-zA-Z])|\\[bB]igg?l?\s*(?=[(\[]|\\\{|\\langle)"), r"\\left"),
     (re.compile(r"(?:\\[bB]igg?r?\s*)?\\rVert(?![a-zA-Z])|\\[bB]igg?r?\s*(?=[)\]]|\\\}|\\rangle)"), r"\\right"),
@@ -33,7 +32,7 @@ _STYLES = {"double-struck": "DOUBLE-STRUCK", "script": "SCRIPT", "fraktur": "FRA
 _STYLES |= {"bold-italic": "BOLD ITALIC", "sans-serif": "SANS-SERIF", "monospace": "MONOSPACE"}
 _SPACES = {"negativethinmathspace": "-0.167em", "negativemediummathspace": "-0.222em"}
 _SPACES |= {"negativethickmathspace": "-0.278em", "thinmathspace": "0.167em", "thickmathspace": "0.278em"}
-# A keyboard's marks and an accent's own: these sit right above a letter.
+# Keyboard characters to accents.
 _ACCENTS = {
     "~": "\u02dc",
     "^": "\u02c6",
@@ -43,16 +42,16 @@ _ACCENTS = {
     "\u2192": "\u2192",
 }
 _OVERLINE, _PRIME = "\u2015", "\u2032"
-# Taken for letters by latex2mathml, and so without a space around them.
+# Relations that latex2mathml treats as letters, without space.
 _RELATIONS = {"~": "\u223c", "\u00b1": "\u00b1"}
 
 
 def formula(tex: str, *, display: bool = False) -> str:
-    """MathML of a formula, with its number beside it; what is no TeX is shown as it was written.
+    """MathML of a formula, with its number beside it; invalid TeX is shown as it was written.
 
     Args:
         tex: the formula, without its dollars.
-        display: whether it stands in a line of its own.
+        display: displayed, not inline.
 
     >>> formula("a < b")
     '<math><mrow><mi>a</mi><mo>&lt;</mo><mi>b</mi></mrow></math>'
@@ -60,7 +59,7 @@ def formula(tex: str, *, display: bool = False) -> str:
     numbers = _TAG.findall(tex)
     try:
         drawn = _mathml(_TAG.sub("", tex), display)
-    except Exception:  # a student's formula may be anything, and the converter raises whatever it meets
+    except Exception:  # the converter raises anything on invalid TeX
         drawn = f"<code>{html.escape(tex)}</code>"
     if not display:
         return drawn
@@ -69,7 +68,7 @@ def formula(tex: str, *, display: bool = False) -> str:
 
 
 def _mathml(tex: str, display: bool) -> str:
-    """One formula, or an exception of latex2mathml's."""
+    """One formula; raises whatever latex2mathml raises."""
     for pattern, text in _REWRITTEN:
         tex = pattern.sub(text, tex)
     if display:
@@ -77,7 +76,7 @@ def _mathml(tex: str, display: bool) -> str:
     converter = Converter(display="block" if display else "inline")
     try:
         math = converter.convert_to_element(_paired(tex))
-    except Exception:  # a bracket that stands alone
+    except Exception:  # an unpaired bracket
         math = converter.convert_to_element(tex)
     math.attrib.pop("xmlns")
     if not display:
@@ -97,7 +96,7 @@ def _paired(tex: str) -> str:
 
 
 def _to_core(element: Element) -> None:
-    """Say in MathML Core what one element says in words that browsers have given up."""
+    """Replace the deprecated attributes of one element."""
     style = element.attrib.pop("mathvariant", None)
     if style in _STYLES and element.text:
         element.text = "".join(_styled(letter, _STYLES[style]) for letter in element.text)
@@ -115,14 +114,14 @@ def _to_core(element: Element) -> None:
     if element.tag == "mover" and len(element) == 2:
         _accent(element)
     if element.tag == "msup" and element[-1].text == _PRIME:
-        element.tag = "mrow"  # the sign itself is high and small
+        element.tag = "mrow"  # the character itself is high and small
     if element.tag in ("mrow", "mtd", "math", "msqrt"):
         _join_upright(element)
         _space_functions(element)
 
 
 def _character(element: Element) -> None:
-    """Letters that are operators, operators that are names, and how TeX sets a few of both."""
+    """Correct letters that are operators, operators that are names, and the spacing of some."""
     text = element.text or ""
     if element.tag == "mi" and text in _RELATIONS:
         element.tag, element.text = "mo", _RELATIONS[text]
@@ -139,7 +138,7 @@ def _character(element: Element) -> None:
 
 
 def _styled(letter: str, style: str) -> str:
-    """A letter in a style, as a character of its own; the letter itself where there is none."""
+    """The code point of a letter in a style; the letter itself if there is none."""
     kind = "CAPITAL " if letter.isupper() else "SMALL " if letter.islower() else ""
     name = unicodedata.name(letter, "").rpartition(" ")[2] if letter.isalpha() else unicodedata.name(letter, "")
     old = {"FRAKTUR": "BLACK-LETTER"}.get(style, style)
@@ -153,7 +152,7 @@ def _styled(letter: str, style: str) -> str:
 
 
 def _accent(mover: Element) -> None:
-    """A mark above a letter sits close to it; a line above many is drawn, for few fonts have one that grows."""
+    """Place an accent close to its letter; an overline is drawn by CSS, as few fonts have a stretchy one."""
     mark = mover[1]
     if mark.text == _OVERLINE:
         mover.tag = "mrow"
@@ -166,7 +165,7 @@ def _accent(mover: Element) -> None:
 
 
 def _join_upright(row: Element) -> None:
-    """Upright letters side by side are one word: KL, not K L."""
+    """Join adjacent upright letters to one word: KL, not K L."""
     if len(row) < 2 or not all(child.tag == "mi" and child.get("mathvariant") == "normal" for child in row):
         return
     word = "".join(child.text or "" for child in row)
@@ -176,7 +175,7 @@ def _join_upright(row: Element) -> None:
 
 
 def _space_functions(row: Element) -> None:
-    """A thin space between a named function and what it is taken of, unless that is in brackets."""
+    """Put a thin space between a named function and its argument, unless that is in brackets."""
     children = list(row)
     for n in range(len(children) - 1, -1, -1):
         if not _is_function(children[n]):

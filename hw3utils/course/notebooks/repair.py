@@ -1,11 +1,11 @@
-"""A handed-in notebook set upon the edition again: cells from their sources, marks never trusted, nothing dropped."""
+"""Restore a submitted notebook to the structure of the edition; the marks are the edition's, no text is dropped."""
 
 import ast
 import codecs
 import copy
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,40 +16,44 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from hw3utils.course.notebooks.cells import ANSWER, grade_id, marked_cells
 
-# Code that stands in Markdown, between two fences.
+# Code in Markdown.
 _FENCED = re.compile(r"^```[^\n]*\n(.*?)^```", re.M | re.S)
+_INVALID_PYTHON = (SyntaxError, ValueError, RecursionError, MemoryError)
 
 
 @dataclass
-class Rebuilt:
-    """A notebook with the edition's marks, the edition's own cells in it, and what was put right on the way.
+class RepairedNotebook:
+    """A submitted notebook with the edition's cells and marks.
 
-    `tampered` has the checks that came back changed or not at all, and which of the two. `own` has the numbers of the
-    cells that are the edition's, word for word.
+    Args:
+        notebook: the notebook.
+        tampered: checks that were changed or deleted, and which of the two.
+        notes: what was repaired, one sentence each.
+        unchanged: numbers of the code cells that are those of the edition.
     """
 
     notebook: NotebookNode
     tampered: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    own: set[int] = field(default_factory=set)
+    unchanged: set[int] = field(default_factory=set)
 
 
 def read_leniently(path: Path) -> NotebookNode:
-    """Read a notebook as any editor may have saved it: only its cells' kinds, sources and outputs count.
+    """Read a notebook as any editor may have saved it: only types, sources, outputs and attachments of cells count.
 
     Raises:
-        ValueError: when the file is no notebook.
+        ValueError: when the file is not a notebook.
     """
     data = path.read_bytes()
     utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        content = _written(json.loads(data.decode("utf-16" if utf16 else "utf-8-sig", errors="replace")))
+        content = _valid_unicode(json.loads(data.decode("utf-16" if utf16 else "utf-8-sig", errors="replace")))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"it is no JSON ({type(error).__name__}); it may be cut off") from None
     if isinstance(content, dict) and isinstance(content.get("worksheets"), list):
         try:
             content = nbformat.convert(nbformat.from_dict(content), 4)
-        except Exception as error:  # whatever an old notebook that is none makes nbformat raise
+        except Exception as error:  # nbformat raises anything on an invalid old notebook
             raise ValueError(f"it is of an old format that cannot be read ({type(error).__name__})") from None
     cells = content.get("cells") if isinstance(content, dict) else None
     if not isinstance(cells, list):
@@ -60,14 +64,14 @@ def read_leniently(path: Path) -> NotebookNode:
     )
 
 
-def _written(value: Any) -> Any:
-    """What was read, without the halves of letters that JSON allows and no file can hold."""
+def _valid_unicode(value: Any) -> Any:
+    """The value without lone surrogates, which JSON allows and UTF-8 does not."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode("utf-8")
     if isinstance(value, list):
-        return [_written(part) for part in value]
+        return [_valid_unicode(part) for part in value]
     if isinstance(value, dict):
-        return {_written(name): _written(part) for name, part in value.items()}
+        return {_valid_unicode(name): _valid_unicode(part) for name, part in value.items()}
     return value
 
 
@@ -76,7 +80,7 @@ def _text(value: Any) -> str:
 
 
 def _cell(cell: Mapping[str, Any]) -> NotebookNode:
-    """A cell made anew."""
+    """A valid cell from an untrusted one."""
     source = _text(cell.get("source", cell.get("input")))
     given = cell.get("metadata")
     mark = given.get("nbgrader") if isinstance(given, Mapping) else None
@@ -96,15 +100,15 @@ def _cell(cell: Mapping[str, Any]) -> NotebookNode:
 
 
 def _data(given: Any) -> dict[str, Any]:
-    """What an output or an attachment holds, by its kinds: text, or JSON where the kind says so."""
+    """The data of an output or an attachment by MIME type: text, or JSON for JSON types."""
     if not isinstance(given, Mapping):
         return {}
-    whole = {str(name): _text(value) if isinstance(value, list) else value for name, value in given.items()}
-    return {name: value for name, value in whole.items() if isinstance(value, str) or name.endswith("json")}
+    joined = {str(name): _text(value) if isinstance(value, list) else value for name, value in given.items()}
+    return {name: value for name, value in joined.items() if isinstance(value, str) or name.endswith("json")}
 
 
 def _output(output: Mapping[str, Any]) -> NotebookNode | None:
-    """An output made anew; None for what is none."""
+    """A valid output from an untrusted one; None if it is none."""
     kind = output.get("output_type")
     if kind == "stream":
         name = "stderr" if output.get("name") == "stderr" else "stdout"
@@ -117,35 +121,37 @@ def _output(output: Mapping[str, Any]) -> NotebookNode | None:
     return new_output("display_data", data=data) if kind in ("display_data", "execute_result") and data else None
 
 
-def rebuild(edition: NotebookNode, handed_in: NotebookNode) -> Rebuilt:
-    """Set a handed-in notebook upon the edition.
+def rebuild(edition: NotebookNode, submitted: NotebookNode) -> RepairedNotebook:
+    """Restore a submitted notebook to the structure of the edition.
 
-    Every mark is the edition's: found by nbgrader's name or, where that is gone, by what the cell holds. A repeated
-    cell keeps no mark, a locked one is put back, a missing one stands after its old neighbour again. What a student
-    wrote into a locked cell, and cells of his own, stay as cells without a mark.
+    Every mark comes from the edition: its cell is found by grade_id, or by content. Duplicates get no mark, locked
+    cells are restored, missing ones are inserted behind their old neighbour. The student's own cells, and what was
+    written into locked cells, stay as cells without a mark; a blank answer gets text that was written elsewhere.
 
     Args:
-        edition: the notebook as it was handed out.
-        handed_in: from `read_leniently`; it is changed.
+        edition: the released notebook.
+        submitted: from `read_leniently`; it is changed.
     """
-    result = Rebuilt(handed_in)
+    result = RepairedNotebook(submitted)
+    claimed = _claim(edition, submitted, result)
+    _separate_additions(edition, submitted, claimed, result)
+    _collect_answers(edition, submitted, claimed, result)
     marked = marked_cells(edition)
-    places = _claim(edition, handed_in, result)
-    _collect_answers(edition, handed_in, places, result)
+    names = {id(cell): name for name, cell in claimed.items()}
     cells: list[NotebookNode] = []
-    mine = {id(handed_in.cells[place]): name for name, place in places.items()}
-    for cell in handed_in.cells:
-        name = mine.get(id(cell))
+    for cell in submitted.cells:
+        name = names.get(id(cell))
         cell.metadata.pop("nbgrader", None)
-        if name is None:
-            cells.append(cell)
-            continue
-        cells += _marked(marked[name], name, cell, result)
-    result.notebook = copy.copy(handed_in)
+        if name is not None:
+            cells += _marked(marked[name], name, cell, result)
+        else:
+            # A page shows raw cells as they are, as HTML.
+            cells.append(new_markdown_cell(cell.source) if cell.cell_type == "raw" else cell)
+    result.notebook = copy.copy(submitted)
     result.notebook.cells = cells
-    _put_back(edition, result)
+    _insert_missing(edition, result)
     texts = {cell.source.strip() for cell in edition.cells if cell.cell_type == "code"}
-    result.own = {
+    result.unchanged = {
         n
         for n, cell in enumerate(result.notebook.cells)
         if cell.cell_type == "code" and cell.source.strip() in texts and not _is_solution(cell)
@@ -157,87 +163,160 @@ def _is_solution(cell: NotebookNode) -> bool:
     return bool(cell.metadata.get("nbgrader", {}).get("solution"))
 
 
+def _is_answer(cell: NotebookNode) -> bool:
+    return cell.cell_type == "markdown" and _is_solution(cell)
+
+
 def _blank(original: NotebookNode, cell: NotebookNode) -> bool:
-    """Whether nothing was written into a solution or an answer."""
+    """Whether a solution or an answer is as it was released."""
     return cell.source.strip() in ("", original.source.strip(), ANSWER)
 
 
-def _claim(edition: NotebookNode, handed_in: NotebookNode, result: Rebuilt) -> dict[str, int]:
-    """Which cell of a student stands for which marked one of the edition."""
-    places: dict[str, int] = {}
-    taken: set[int] = set()
+def _claim(edition: NotebookNode, submitted: NotebookNode, result: RepairedNotebook) -> dict[str, NotebookNode]:
+    """The submitted cell for each marked one of the edition."""
+    claimed: dict[str, NotebookNode] = {}
     marked = marked_cells(edition)
     for name, original in marked.items():
-        there = [n for n, cell in enumerate(handed_in.cells) if grade_id(cell) == name]
-        if not there:
-            continue
-        solution = _is_solution(original)
-        best = max(there, key=lambda n: (_fits(original, handed_in.cells[n], solution), n if solution else -n))
-        places[name] = best
-        taken.add(best)
-        if len(there) > 1:
-            result.notes.append(
-                f"the cell {name} stands there {len(there)} times; one was taken, the others count not."
-            )
+        copies = [cell for cell in submitted.cells if grade_id(cell) == name]
+        if copies:
+            claimed[name] = _best_copy(name, original, copies, result)
+    taken = {id(cell) for cell in claimed.values()}
     for name, original in marked.items():
-        if name in places:
-            continue
         fits = [
-            n
-            for n, cell in enumerate(handed_in.cells)
-            if n not in taken and grade_id(cell) not in marked and _alike(original, cell)
+            cell
+            for cell in submitted.cells
+            if id(cell) not in taken and grade_id(cell) not in marked and _same_content(original, cell)
         ]
-        if fits:
-            places[name] = fits[-1] if _is_solution(original) else fits[0]
-            taken.add(places[name])
-    return places
+        if name not in claimed and fits:
+            claimed[name] = fits[-1] if _is_solution(original) else fits[0]
+            taken.add(id(claimed[name]))
+    return claimed
 
 
-def _fits(original: NotebookNode, cell: NotebookNode, solution: bool) -> bool:
-    return not _blank(original, cell) if solution else cell.source.strip() == original.source.strip()
+def _best_copy(
+    name: str, original: NotebookNode, copies: Sequence[NotebookNode], result: RepairedNotebook
+) -> NotebookNode:
+    """The one of several cells with the same grade_id that counts; the parts of a split answer are joined in it."""
+    if not _is_solution(original):
+        best = next((cell for cell in copies if cell.source.strip() == original.source.strip()), copies[0])
+    else:
+        best = next((cell for cell in reversed(copies) if not _blank(original, cell)), copies[-1])
+    if len(copies) == 1:
+        return best
+    parts = {cell.source.strip(): cell for cell in copies if not _blank(original, cell)}
+    if _is_answer(original) and len(parts) > 1:
+        joined = _joined(list(parts.values()))
+        for cell in copies:
+            cell.source = joined["source"] if cell is best else ""
+            cell.pop("attachments", None)
+        best.update(joined)
+        result.notes.append(f"the answer {name} was split into {len(parts)} cells; they were joined.")
+    else:
+        result.notes.append(f"the cell {name} exists {len(copies)} times; one of them counts.")
+    return best
 
 
-def _alike(original: NotebookNode, cell: NotebookNode) -> bool:
-    """Whether a cell without a mark is a marked one by what it holds."""
+def _same_content(original: NotebookNode, cell: NotebookNode) -> bool:
+    """Whether a cell without a mark is a marked one by its content."""
     if not _is_solution(original):
         return cell.source.strip() == original.source.strip() != ""
     if original.cell_type != "code":
         return False
-    wanted = _defined(original.source)
-    return bool(wanted) and cell.cell_type == "code" and wanted <= _defined(cell.source)
+    wanted = defined_names(original.source)
+    return bool(wanted) and cell.cell_type == "code" and wanted <= defined_names(cell.source)
 
 
-def _defined(source: str) -> set[str]:
-    """The functions that a cell defines."""
+def defined_names(source: str) -> set[str]:
+    """The functions and variables that a cell defines at its top level."""
     try:
-        return {node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        body = ast.parse(source).body
+    except _INVALID_PYTHON:
         return set()
+    targets = [target for node in body if isinstance(node, ast.Assign) for target in node.targets]
+    return {node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)} | {
+        target.id for target in targets if isinstance(target, ast.Name)
+    }
 
 
-def _collect_answers(edition: NotebookNode, handed_in: NotebookNode, places: dict[str, int], result: Rebuilt) -> None:
-    """Take an answer that stands beside its cell, in cells of the student's own, into the answer's cell."""
-    texts = {cell.source.strip() for cell in edition.cells}
+def _new_lines(source: str, known: Iterable[str]) -> str:
+    """The lines of a text that are not in others."""
+    lines = {line.strip() for text in known for line in text.splitlines()}
+    return "\n".join(line for line in source.splitlines() if line.strip() not in lines or not line.strip()).strip()
+
+
+def _separate_additions(
+    edition: NotebookNode, submitted: NotebookNode, claimed: Mapping[str, NotebookNode], result: RepairedNotebook
+) -> None:
+    """Move what was written into locked Markdown cells to cells of its own."""
+    for name, original in marked_cells(edition).items():
+        cell = claimed.get(name)
+        if cell is None or original.cell_type != "markdown" or _is_solution(original):
+            continue
+        added = _new_lines(cell.source, [original.source])
+        pictures = {"attachments": cell.pop("attachments")} if "attachments" in cell else {}
+        cell.source = original.source
+        if added or pictures:
+            place = next(n for n, other in enumerate(submitted.cells) if other is cell)
+            submitted.cells.insert(place + 1, new_markdown_cell(added, **pictures))
+            result.notes.append(f"text was written into the locked cell {name}; it is below it now.")
+
+
+def _collect_answers(
+    edition: NotebookNode, submitted: NotebookNode, claimed: dict[str, NotebookNode], result: RepairedNotebook
+) -> None:
+    """Give blank answers the text in cells next to them, else the nearest text anywhere in the notebook."""
+    known = [cell.source for cell in edition.cells]
+    texts = {source.strip() for source in known}
     names = list(marked_cells(edition).items())
+    blank: dict[str, int] = {}
     for k, (name, original) in enumerate(names):
-        if original.cell_type != "markdown" or not _is_solution(original):
+        if not _is_answer(original) or (name in claimed and not _blank(original, claimed[name])):
             continue
-        place = places.get(name)
-        if place is not None and not _blank(original, handed_in.cells[place]):
+        start = claimed.get(name, claimed.get(names[k - 1][0]) if k else None)
+        place = next((n for n, cell in enumerate(submitted.cells) if cell is start), None)
+        if place is None:
             continue
-        start = place if place is not None else places.get(names[k - 1][0]) if k else None
-        if start is None:
+        step = 1 if _neighbours(submitted, place, 1, texts, claimed) else -1
+        found = sorted(_neighbours(submitted, place, step, texts, claimed))
+        if not found or (step < 0 and name not in claimed):
+            if name not in claimed:
+                claimed[name] = new_markdown_cell(original.source)
+                submitted.cells.insert(place + 1, claimed[name])
+            blank[name] = place
             continue
-        found = _texts_behind(handed_in, start, texts, places)
-        if not found:
-            continue
-        where = places.setdefault(name, found[0])
-        metadata = handed_in.cells[where].metadata
-        handed_in.cells[where] = new_markdown_cell(metadata=metadata, **_joined([handed_in.cells[n] for n in found]))
+        if name not in claimed:
+            claimed[name] = submitted.cells[found[0]]
+        target = claimed[name]
+        target.update({"source": "", "cell_type": "markdown"} | _joined([submitted.cells[n] for n in found]))
         for n in found:
-            if n != where:
-                handed_in.cells[n] = new_markdown_cell("")
-        result.notes.append(f"the answer {name} was found in another cell, and taken into its own.")
+            if submitted.cells[n] is not target:
+                submitted.cells[n] = new_markdown_cell("")
+        result.notes.append(f"the answer {name} was found in another cell, and moved to its own.")
+    _copy_distant_texts(submitted, claimed, blank, known, result)
+
+
+def _copy_distant_texts(
+    submitted: NotebookNode,
+    claimed: Mapping[str, NotebookNode],
+    blank: Mapping[str, int],
+    known: Sequence[str],
+    result: RepairedNotebook,
+) -> None:
+    """Copy each text that a student wrote elsewhere to the nearest blank answer, so that a person reads it."""
+    taken = {id(cell) for cell in claimed.values()}
+    texts: dict[str, list[NotebookNode]] = {}
+    for n, cell in enumerate(submitted.cells):
+        if not blank or id(cell) in taken or (cell.cell_type == "code" and not _is_comment(cell.source)):
+            continue
+        pictures = {"attachments": cell.attachments} if "attachments" in cell else {}
+        new = new_markdown_cell(_new_lines(cell.source, known), **pictures)
+        if pictures or re.search(r"\w", new.source):
+            nearest = min(blank, key=lambda name: (abs(blank[name] - n), blank[name] > n))
+            texts.setdefault(nearest, []).append(new)
+    for name, found in texts.items():
+        lead = new_markdown_cell("*(This cell was blank. Text that was found elsewhere in the notebook:)*")
+        claimed[name].update(_joined([lead, *found]))
+        result.notes.append(f"the answer {name} is blank; text that was found elsewhere was copied to it, to be read.")
 
 
 def _joined(cells: Sequence[NotebookNode]) -> dict[str, Any]:
@@ -253,55 +332,68 @@ def _joined(cells: Sequence[NotebookNode]) -> dict[str, Any]:
     return {"source": "\n\n".join(sources)} | ({"attachments": pictures} if pictures else {})
 
 
-def _texts_behind(handed_in: NotebookNode, start: int, texts: set[str], places: dict[str, int]) -> list[int]:
-    """The cells of text that a student put behind a cell, up to the next one of the edition."""
+def _neighbours(
+    submitted: NotebookNode, start: int, step: int, texts: set[str], claimed: Mapping[str, NotebookNode]
+) -> list[int]:
+    """The student's cells of text behind a cell (or above it), up to the next one of the edition."""
     found = []
-    for n in range(start + 1, len(handed_in.cells)):
-        cell = handed_in.cells[n]
-        if cell.source.strip() in texts or n in places.values():
+    n = start + step
+    while 0 <= n < len(submitted.cells):
+        cell = submitted.cells[n]
+        if cell.source.strip() in texts or any(cell is other for other in claimed.values()):
             break
         if cell.source.strip() and (cell.cell_type != "code" or _is_text(cell.source)):
             found.append(n)
+        n += step
     return found
 
 
 def _is_text(source: str) -> bool:
-    """Whether what stands in a code cell is no code: no Python, or nothing but comments and strings."""
+    """Whether a code cell contains no code: no Python, or only comments and strings."""
+    try:
+        ast.parse(source)
+    except _INVALID_PYTHON:
+        return not source.lstrip().startswith(("%", "!"))
+    return _is_comment(source)
+
+
+def _is_comment(source: str) -> bool:
+    """Whether a code cell contains only comments and strings."""
     try:
         body = ast.parse(source).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return not source.lstrip().startswith(("%", "!"))
+    except _INVALID_PYTHON:
+        return False
     return all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in body)
 
 
-def _marked(original: NotebookNode, name: str, cell: NotebookNode, result: Rebuilt) -> list[NotebookNode]:
-    """A student's cell with the edition's mark; a locked one as it was handed out, behind what was made of it."""
-    whole = copy.deepcopy(original)
+def _marked(original: NotebookNode, name: str, cell: NotebookNode, result: RepairedNotebook) -> list[NotebookNode]:
+    """A student's cell with the edition's mark; a changed locked one is restored behind the student's code."""
+    restored = copy.deepcopy(original)
     mark = original.metadata["nbgrader"]
     if mark.get("solution"):
         if cell.cell_type != original.cell_type and cell.source.strip():
-            result.notes.append(f"the cell {name} was no {original.cell_type} cell, and was read as one.")
-        whole.source = cell.source
+            result.notes.append(f"the cell {name} was not a {original.cell_type} cell, and was read as one.")
+        restored.source = cell.source
         if original.cell_type == "code":
             if cell.cell_type == "markdown" and (fenced := _FENCED.findall(cell.source)):
-                whole.source = "\n".join(fenced)
-            whole.outputs = cell.get("outputs", [])
+                restored.source = "\n".join(fenced)
+            restored.outputs = cell.get("outputs", [])
         elif "attachments" in cell:
-            whole.attachments = cell.attachments
-        return [whole]
+            restored.attachments = cell.attachments
+        return [restored]
     if original.cell_type == "code":
-        whole.outputs = cell.get("outputs", [])
+        restored.outputs = cell.get("outputs", [])
     if cell.source.strip() == original.source.strip():
-        return [whole]
+        return [restored]
     if mark.get("grade"):
         result.tampered[name] = "was changed"
     if original.cell_type == "code" and cell.source.strip():
-        return [new_code_cell(cell.source), whole]
-    return [whole]
+        return [new_code_cell(cell.source), restored]
+    return [restored]
 
 
-def _put_back(edition: NotebookNode, result: Rebuilt) -> None:
-    """Put every marked cell that is missing behind its old neighbour."""
+def _insert_missing(edition: NotebookNode, result: RepairedNotebook) -> None:
+    """Insert every missing marked cell behind its old neighbour."""
     cells = result.notebook.cells
     place = 0
     for name, cell in marked_cells(edition).items():

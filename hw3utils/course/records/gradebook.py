@@ -1,14 +1,13 @@
-"""The course's folder: the edition, the gradebook that judged submissions are taken into, and what lies where.
+"""The folder of a course: the edition, nbgrader's gradebook, reports and pages.
 
 Several machines may grade into one folder: each writes the reports and notebooks of its own submissions, and one at a
-time takes into the gradebook what lies there.
+time updates the gradebook.
 """
 
 import contextlib
 import csv
 import hashlib
 import io
-import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,54 +27,55 @@ from hw3utils.course.notebooks.cells import (
     item_of,
     marked_cells,
 )
+from hw3utils.course.notebooks.sanitize import printable
 from hw3utils.files import file_sha256, read_json, write_atomically, write_json
 from hw3utils.progress import progress
 
 FOLDERS = ("source", "release", "submitted", "autograded", "feedback")
 _STATE, _JOINED = "course.json", "joined.json"
-# What a student's pages show, beside them.
+# The marks that a student's pages show, in the same folder.
 _SHOWN = ".shown.json"
 
 
 @contextlib.contextmanager
-def alone(out: Path) -> Iterator[None]:
-    """Be the only one, on this machine or another, that writes what all submissions share."""
+def locked(out: Path) -> Iterator[None]:
+    """Lock the files that all submissions share, against other processes and machines."""
     with FileLock(out / ".lock"):
         yield
 
 
 def submitted(out: Path, student: str) -> Path:
-    """Where a student's judged notebooks lie."""
+    """The folder of a student's judged notebooks."""
     return out / "submitted" / student / ASSIGNMENT
 
 
 def prepare(out: Path, notebooks: Sequence[Path]) -> dict[str, Path]:
-    """Make the course in a folder, if it is not there: the edition, and nbgrader's configuration.
+    """Create the edition and nbgrader's configuration in a folder, unless they are there.
 
     Returns:
-        The notebooks as they are handed out, by name.
+        The released notebooks by name.
     """
-    with alone(out):
+    with locked(out):
         state = read_json(out / _STATE) if (out / _STATE).is_file() else {}
         hashes = {path.name: file_sha256(path) for path in notebooks}
-        masters = {path.name: out / "release" / ASSIGNMENT / path.name for path in notebooks}
-        if state.get("notebooks") != hashes or not all(path.is_file() for path in masters.values()):
+        editions = {path.name: out / "release" / ASSIGNMENT / path.name for path in notebooks}
+        if state.get("notebooks") != hashes or not all(path.is_file() for path in editions.values()):
             for folder in ("source", "release"):
                 shutil.rmtree(out / folder, ignore_errors=True)
             Course(out).generate(notebooks)
             write_json(out / _STATE, state | {"notebooks": hashes})
         write_atomically(out / "nbgrader_config.py", lambda to: to.write_text(CONFIGURATION, encoding="utf-8"))
-    return masters
+    return editions
 
 
 def stored_seed(out: Path) -> int | None:
-    """The seed of a course's folder, None where it has none yet."""
+    """The seed of a course's folder, None if it has none yet."""
     return read_json(out / _STATE).get("seed") if (out / _STATE).is_file() else None
 
 
 def seed_of(out: Path, given: int | None) -> int:
-    """The seed of the checks' random input: the given one, else that of the folder, else a drawn one."""
-    with alone(out):
+    """The seed of the checks' random input: the given one, else that of the folder, else a new one."""
+    with locked(out):
         state = read_json(out / _STATE)
         seed = state.get("seed", secrets.randbits(31)) if given is None else given
         write_json(out / _STATE, state | {"seed": seed})
@@ -83,7 +83,7 @@ def seed_of(out: Path, given: int | None) -> int:
 
 
 def answers_of(notebook: NotebookNode) -> dict[str, str]:
-    """A hash of what each graded cell is given points for: the answer, or the solutions of its item."""
+    """For each graded cell, a hash of what is graded: the answer, or the solutions of its item."""
     cells = marked_cells(notebook)
     found = {}
     for name, cell in graded_cells(notebook).items():
@@ -96,21 +96,21 @@ def answers_of(notebook: NotebookNode) -> dict[str, str]:
 
 
 def reports_in(out: Path) -> dict[str, dict[str, Any]]:
-    """The reports of all submissions that are graded, by student."""
+    """The reports of all graded submissions, by student."""
     return {path.parent.name: read_json(path) for path in sorted(out.glob("*/report.json"))}
 
 
 def join(out: Path, students: Iterable[str]) -> list[str]:
-    """Take judged submissions into the gradebook, as `join_all` does; what went wrong with these."""
-    with alone(out):
+    """Read judged submissions into the gradebook, as `join_all` does; the problems with these."""
+    with locked(out):
         reports, problems = _join(out, students)
     return [problem for student in reports for problem in problems.get(student, [])]
 
 
 def join_all(out: Path) -> dict[str, dict[str, Any]]:
-    """Take judged submissions into the gradebook that are not in it as they are; make their pages and the table.
+    """Read new and changed submissions into the gradebook; make their pages and the table of points.
 
-    Points and comments given by hand stay. An answer that changed after it was marked waits to be read again.
+    Points and comments by hand are kept. An answer that changed after it was marked has to be read again.
 
     Args:
         out: the course's folder.
@@ -118,29 +118,29 @@ def join_all(out: Path) -> dict[str, dict[str, Any]]:
     Returns:
         The reports of all submissions.
     """
-    with alone(out):
+    with locked(out):
         reports, _ = _join(out, progress(list(reports_in(out)), desc="joining"))
     return reports
 
 
 def _join(out: Path, students: Iterable[str]) -> tuple[dict[str, dict[str, Any]], dict[str, list[str]]]:
-    """The reports of all submissions, some of them taken into the gradebook; what went wrong, by student."""
+    """Read some submissions into the gradebook; the reports of all, and the problems by student."""
     joined = read_json(out / _JOINED) if (out / _JOINED).is_file() else {}
     reports, problems, course = reports_in(out), {}, Course(out)
     for student in students:
         report, before = reports[student], joined.get(student, {})
-        # What could not be graded takes nothing away from what was.
+        # A submission that could not be graded does not replace an earlier one.
         if before.get("fingerprint") == report["fingerprint"] or (before and report.get("failed")):
             continue
         if before and "pending" not in before:
-            # Written before anything changes: what is stopped half way knows what was there.
+            # Written before anything changes, so that an interrupted run loses no mark.
             before["pending"] = {"texts": _texts(course, student), "waiting": _waiting(course, student)}
             write_json(out / _JOINED, joined)
         try:
-            joined[student] = _take(course, student, report, before)
+            joined[student] = _join_one(course, student, report, before)
             write_json(out / _JOINED, joined)
             make_pages(course, student)
-        except ValueError as error:  # one that nbgrader cannot take stops nobody else's
+        except ValueError as error:  # nbgrader's failure must not stop the others
             problems[student] = [str(error)]
             report["problems"].append(str(error))
     _write_grades(list(reports.values()), out / "grades.csv")
@@ -150,22 +150,22 @@ def _join(out: Path, students: Iterable[str]) -> tuple[dict[str, dict[str, Any]]
     return reports, problems
 
 
-def _take(course: Course, student: str, report: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
-    """Take one submission into the gradebook, its marks by hand kept; what is to be remembered of it."""
+def _join_one(course: Course, student: str, report: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """Read one submission into the gradebook, marks by hand are kept; its entry in joined.json."""
     pending = before.get("pending", {"texts": {}, "waiting": []})
     old, waiting = pending["texts"], pending["waiting"]
-    course.take(student)
+    course.autograde(student)
     changed = dict(before.get("changed", {}))
     judged = {cell["cell"]: cell["points"] for cell in report["cells"] if not ITEMS[cell["item"]].manual}
     with opened(course) as book:
         for grade in grades_of(book, student):
-            # The points of a check are the judge's, whatever nbgrader reads from the outputs.
+            # The points of a check come from the judge, not from the outputs that nbgrader reads.
             grade.auto_score = judged.get(grade.name, grade.auto_score)
             file = f"{grade.notebook.name}.ipynb"
             same = before.get("answers", {}).get(file, {}).get(grade.name) == report["answers"][file][grade.name]
             if grade.manual_score is None:
                 continue
-            # An answer that was not read since it changed waits on, however often it is graded again.
+            # An answer that was not read since it changed stays unread, however often it is graded again.
             grade.needs_manual_grade = not same or grade.name in waiting
             if not same and grade.name not in waiting:
                 text = old.get(grade.name, "")
@@ -175,14 +175,14 @@ def _take(course: Course, student: str, report: Mapping[str, Any], before: Mappi
 
 
 def _waiting(course: Course, student: str) -> list[str]:
-    """The cells that have a mark by hand, and wait to be read again."""
+    """The cells that have a mark by hand and have to be read again."""
     with opened(course) as book:
         grades = grades_of(book, student)
         return [grade.name for grade in grades if grade.manual_score is not None and grade.needs_manual_grade]
 
 
 def _texts(course: Course, student: str) -> dict[str, str]:
-    """What the gradebook's notebooks of a student hold in each answer."""
+    """The text of each answer in the gradebook's notebooks of a student."""
     found = {}
     for path in course.folder("autograded", student).glob("*.ipynb"):
         for name, cell in graded_cells(nbformat.read(path, as_version=4)).items():
@@ -191,7 +191,7 @@ def _texts(course: Course, student: str) -> dict[str, str]:
 
 
 def make_pages(course: Course, student: str) -> None:
-    """Make a student's pages with points and comments, and put them beside the report."""
+    """Make a student's pages with points and comments, and copy them to the report."""
     course.feedback(student)
     for page in course.folder("feedback", student).glob("*.html"):
         write_atomically(course.root / student / page.name, lambda to, page=page: shutil.copyfile(page, to))
@@ -199,14 +199,14 @@ def make_pages(course: Course, student: str) -> None:
 
 
 def renew_pages(course: Course, student: str) -> None:
-    """Make a student's pages anew, if what the gradebook says of him is not what they show."""
+    """Make a student's pages again if marks or comments have changed."""
     path = course.root / student / _SHOWN
     if not path.is_file() or read_json(path) != {"marks": _marks(course, student)}:
         make_pages(course, student)
 
 
 def _marks(course: Course, student: str) -> list[list[Any]]:
-    """Every mark and comment that the gradebook has for a student."""
+    """All marks and comments of a student in the gradebook."""
     with opened(course) as book:
         marks = [
             [g.name, g.auto_score, g.manual_score, g.extra_credit, g.needs_manual_grade]
@@ -218,7 +218,7 @@ def _marks(course: Course, student: str) -> list[list[Any]]:
 
 @contextlib.contextmanager
 def opened(course: Course) -> Iterator[Any]:
-    """The gradebook, open."""
+    """Open the gradebook."""
     import warnings
 
     from nbgrader.api import Gradebook
@@ -230,32 +230,38 @@ def opened(course: Course) -> Iterator[Any]:
 
 
 def grades_of(book: Any, student: str) -> list[Any]:
-    """nbgrader's grade of each graded cell of a student."""
+    """nbgrader's grades of a student, one for each graded cell."""
     return [grade for notebook in book.find_submission(ASSIGNMENT, student).notebooks for grade in notebook.grades]
 
 
 def _write_grades(reports: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """One row for each student: automatic points of each item, the sums, the problems."""
+    """Write one row for each student: automatic points of each item, the sums, the problems."""
     automatic = [name for name, item in ITEMS.items() if not item.manual]
     rows = [["student", "student_number", "automatic", "possible", "by_hand_pending", *automatic, "problems"]]
     for report in reports:
         points = dict.fromkeys(ITEMS, 0.0)
         for cell in report["cells"]:
             points[cell["item"]] += cell["points"]
-        sums = [report["automatic"]["points"], report["automatic"]["possible"], report["by_hand"]["pending"]]
-        numbers = [f"{value:g}" for value in (*sums, *(points[name] for name in automatic))]
+        total = sum(round(points[name], 2) for name in automatic)
+        sums = [total, report["automatic"]["possible"], report["by_hand"]["pending"]]
+        numbers = [number_text(value) for value in (*sums, *(points[name] for name in automatic))]
         rows.append([report["student"], report["student_number"], *numbers, " ".join(report["problems"])])
     write_table(path, rows)
 
 
 def write_table(path: Path, rows: Sequence[Sequence[str]]) -> None:
-    """Write a CSV whose cells no spreadsheet takes for formulas."""
+    """Write a CSV that a spreadsheet opens in any script, and in which no cell is a formula."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([table_text(cell) for cell in row] for row in rows)
-    write_atomically(path, lambda to: to.write_text(text.getvalue(), encoding="utf-8"))
+    write_atomically(path, lambda to: to.write_text(text.getvalue(), encoding="utf-8-sig"))
+
+
+def number_text(points: float) -> str:
+    """Points as all tables show them; sums are taken of these."""
+    return f"{round(points, 2):g}"
 
 
 def table_text(text: str) -> str:
-    """A text that a spreadsheet does not take for a formula, without control characters."""
-    text = re.sub(r"[\x00-\x1f\x7f]+", " ", text).encode("utf-8", "replace").decode()
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+    """A text without control characters that a spreadsheet does not read as a formula."""
+    kept = printable(text.encode("utf-8", "replace").decode())
+    return f"'{kept}" if kept.startswith(("=", "+", "-", "@")) else kept

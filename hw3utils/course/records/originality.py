@@ -1,7 +1,8 @@
-"""Whose work is it? What a person needs to judge that: calls of the package itself, and solutions that are alike."""
+"""Hints for the grader: solutions that call the package, solutions that are alike, shell commands."""
 
 import ast
 import itertools
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -11,8 +12,15 @@ from nbformat import NotebookNode
 from hw3utils.course.notebooks.cells import marked_cells
 from hw3utils.course.notebooks.execute import find_notebooks, read_notebook
 
-# A solution with fewer nodes in its syntax tree says nothing about who wrote it.
-LEAST = 30
+# Solutions with fewer nodes in their syntax tree are alike by chance.
+MIN_NODES = 30
+# By these a solution may fetch any function by its name.
+_DYNAMIC_NAMES = "getattr importlib __import__ eval exec vars globals modules compile import_module"
+_DYNAMIC = frozenset(_DYNAMIC_NAMES.split())
+_SHELL = re.compile(
+    r"^\s*(?:!|%(?:pip|conda|mamba|uv|cd|sx|system)\b|%%(?:bash|sh|script|cmd|system|sx)\b)[^\n]*", re.M
+)
+_INVALID_PYTHON = (SyntaxError, ValueError, RecursionError, MemoryError)
 
 
 def solutions(notebook: NotebookNode) -> dict[str, str]:
@@ -25,7 +33,7 @@ def solutions(notebook: NotebookNode) -> dict[str, str]:
 
 
 def borrowed(notebook: NotebookNode, file: str) -> list[str]:
-    """Where a solution calls a function of the package that the reference solution of its cell does not call."""
+    """Solutions that call functions of the package that the reference does not call, or fetch functions by name."""
     reference = _reference(file)
     imports = _imports("\n".join(_parsing(cell.source) for cell in notebook.cells if cell.cell_type == "code"))
     found = []
@@ -33,12 +41,28 @@ def borrowed(notebook: NotebookNode, file: str) -> list[str]:
         more = _called(source, imports) - reference.get(name, frozenset())
         if more:
             found.append(f"{name} calls {', '.join(sorted(more))}: is it the student's own work?")
+        if dynamic := _identifiers(source) & _DYNAMIC:
+            found.append(f"{name} uses {', '.join(sorted(dynamic))}: which function does it fetch?")
     return found
+
+
+def shell_commands(notebook: NotebookNode) -> list[str]:
+    """The shell and install commands in a notebook's code; grading does not run them."""
+    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    return [" ".join(found.split())[:100] for source in sources for found in _SHELL.findall(source)]
+
+
+def _identifiers(source: str) -> set[str]:
+    """All names and attributes in a solution."""
+    nodes = list(ast.walk(ast.parse(_parsing(source))))
+    return {node.id for node in nodes if isinstance(node, ast.Name)} | {
+        node.attr for node in nodes if isinstance(node, ast.Attribute)
+    }
 
 
 @lru_cache
 def _reference(file: str) -> dict[str, frozenset[str]]:
-    """What the reference solutions of a notebook call of the package."""
+    """The functions of the package that the reference solutions of a notebook call."""
     paths = [path for path in find_notebooks() if path.name == file]
     if not paths:
         return {}
@@ -48,16 +72,16 @@ def _reference(file: str) -> dict[str, frozenset[str]]:
 
 
 def _parsing(source: str) -> str:
-    """A cell's text, or nothing where it is no Python by itself."""
+    """The source of a cell, "" if it is not valid Python."""
     try:
         ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except _INVALID_PYTHON:
         return ""
     return source
 
 
 def _imports(source: str) -> dict[str, str]:
-    """The names that a notebook imports of the package -> what they stand for."""
+    """The names that a notebook imports from the package -> their full names."""
     found = {}
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "hw3utils":
@@ -70,7 +94,7 @@ def _imports(source: str) -> dict[str, str]:
 
 
 def _called(source: str, imports: Mapping[str, str]) -> set[str]:
-    """The package's functions that a solution calls, or takes under another name."""
+    """The package's functions that a solution calls or assigns."""
     found = set()
     source = _parsing(source)
     imports = dict(imports) | _imports(source)
@@ -80,30 +104,29 @@ def _called(source: str, imports: Mapping[str, str]) -> set[str]:
             parts.append(inner.attr)
             inner = inner.value
         if isinstance(node, ast.Attribute | ast.Name) and isinstance(inner, ast.Name) and inner.id in imports:
-            whole = ".".join([imports[inner.id], *reversed(parts)])
-            found.add(whole)
-    # Of samplers.sample_ddpm only the whole counts, not the module it is taken from.
+            found.add(".".join([imports[inner.id], *reversed(parts)]))
+    # samplers.sample_ddpm counts, not also the module.
     return {name for name in found if not any(other.startswith(f"{name}.") for other in found)}
 
 
 def shape(source: str) -> tuple[str, int] | None:
-    """The syntax tree of a solution without its names, numbers of names in order of appearance; and its size."""
+    """The syntax tree of a solution with names numbered in order of appearance, and its number of nodes."""
     try:
         tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except _INVALID_PYTHON:
         return None
     names: dict[str, str] = {}
 
-    def plain(name: str) -> str:
+    def numbered(name: str) -> str:
         return names.setdefault(name, f"n{len(names)}")
 
     for node in ast.walk(tree):
         if isinstance(node, ast.Name):
-            node.id = plain(node.id)
+            node.id = numbered(node.id)
         elif isinstance(node, ast.arg):
-            node.arg, node.annotation = plain(node.arg), None
+            node.arg, node.annotation = numbered(node.arg), None
         elif isinstance(node, ast.FunctionDef):
-            node.name, node.returns = plain(node.name), None
+            node.name, node.returns = numbered(node.name), None
             if node.body and isinstance(node.body[0], ast.Expr) and isinstance(node.body[0].value, ast.Constant):
                 node.body = node.body[1:] or [ast.Pass()]
     return ast.dump(tree), sum(1 for _ in ast.walk(tree))
@@ -113,13 +136,13 @@ def alike(classes: Mapping[str, Mapping[str, str]]) -> list[dict[str, Any]]:
     """Pairs of students whose solutions have the same syntax tree up to names.
 
     Args:
-        classes: the solutions of each student by the cell's name; those that are the stub or the reference count too.
+        classes: the solutions of each student by the cell's name.
 
     Returns:
-        For each pair the cells that are alike and how many both solved, most alike first.
+        For each pair the cells that are alike, and how many both solved; most alike first.
     """
     shapes = {
-        student: {name: made for name, source in own.items() if (made := shape(source)) and made[1] >= LEAST}
+        student: {name: tree for name, source in own.items() if (tree := shape(source)) and tree[1] >= MIN_NODES}
         for student, own in classes.items()
     }
     found = []

@@ -1,10 +1,10 @@
-"""One archive to hand in: the homework's notebooks and what lies beside them, checked, with a manifest."""
+"""Pack a homework into one archive: its notebooks and the files beside them, checked, with a manifest."""
 
 import json
 import zipfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,36 +13,36 @@ import nbformat
 from nbformat import NotebookNode
 
 from hw3utils import __version__
-from hw3utils.course.assignment import STUDENT_FILE, is_homework, number_in
-from hw3utils.course.student.check import DONE, Part, check_notebook
+from hw3utils.course.assignment import STUDENT_FILE, CellState, GradedCell, is_homework, number_in
 from hw3utils.course.grading.submission import MANIFEST, MAX_FILE, sort_files
 from hw3utils.course.notebooks.cells import grade_id, graded_cells
-from hw3utils.course.notebooks.repair import read_leniently
 from hw3utils.course.notebooks.execute import NOTEBOOKS, find_notebooks, read_notebook
+from hw3utils.course.notebooks.repair import read_leniently
+from hw3utils.course.student.check import check_notebook
 from hw3utils.files import check_writable, file_sha256, write_atomically
 
 FORMAT = 1
 MAX_OUTPUTS = 5_000_000
-# Every file of an archive has the first time that a zip knows, so that the same files make the same archive.
+# The time of every file in an archive, so that the same files make the same archive.
 _TIME = (1980, 1, 1, 0, 0, 0)
 
 
 @dataclass
-class Submission:
-    """What is handed in: the number, the files that are packed and those left out, the checks, and the warnings."""
+class PackedHomework:
+    """What is in an archive: the number, the files packed and left out, the checks, and the warnings."""
 
     student_number: str | None = None
     files: list[str] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
-    checks: dict[str, list[Part]] = field(default_factory=dict)
+    checks: dict[str, list[GradedCell]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
 
-def submit(folder: Path, out: Path, *, timeout: int = 120, made: datetime | None = None) -> Submission:
+def submit(folder: Path, out: Path, *, timeout: int = 120, made: datetime | None = None) -> PackedHomework:
     """Check the notebooks of a folder and pack them.
 
-    Files that lie directly in the folder are packed; folders, hidden files and links are left out, and named. Nothing
-    is written but the archive.
+    The files of the folder are packed; folders, hidden files and links are left out, and named. Only the archive is
+    written.
 
     Args:
         folder: the notebooks and `student_number.txt`.
@@ -54,7 +54,7 @@ def submit(folder: Path, out: Path, *, timeout: int = 120, made: datetime | None
         What was packed, with the warnings.
 
     Raises:
-        ValueError: when there is nothing to pack, a file is too large, or `out` is no name of a zip file.
+        ValueError: when there is nothing to pack, a file is too large, or `out` is not the name of a zip file.
         OSError: when the archive cannot be written.
         KeyboardInterrupt: on Ctrl-C; no archive is left.
     """
@@ -64,7 +64,7 @@ def submit(folder: Path, out: Path, *, timeout: int = 120, made: datetime | None
         raise ValueError(f"there is no folder {folder}; check the path.")
     check_writable(out.parent)
     homework = {path.name: path for path in find_notebooks() if is_homework(path.name)}
-    result = Submission()
+    result = PackedHomework()
     _collect(folder, out, result)
     if not set(homework) & set(result.files):
         raise ValueError(f"there is no notebook of this homework in {folder}, expected {', '.join(homework)}.")
@@ -82,7 +82,7 @@ def submit(folder: Path, out: Path, *, timeout: int = 120, made: datetime | None
     return result
 
 
-def _collect(folder: Path, out: Path, result: Submission) -> None:
+def _collect(folder: Path, out: Path, result: PackedHomework) -> None:
     """Sort the files of a folder into those to pack and those to leave out."""
     files, result.left_out = sort_files(folder)
     for path in folder.iterdir():
@@ -101,8 +101,8 @@ def _collect(folder: Path, out: Path, result: Submission) -> None:
         result.left_out[out.name] = "it is made anew"
 
 
-def _number(folder: Path, result: Submission) -> None:
-    """Read the student number; say what is wrong with it."""
+def _number(folder: Path, result: PackedHomework) -> None:
+    """Read the student number, or warn."""
     if STUDENT_FILE in result.left_out:
         result.warnings.append(f"{STUDENT_FILE} cannot be packed: {result.left_out[STUDENT_FILE]}.")
         return
@@ -117,20 +117,20 @@ def _number(folder: Path, result: Submission) -> None:
         result.warnings.append(f"{STUDENT_FILE} still holds {result.student_number}, an example: write your own.")
 
 
-def _notebook(path: Path, original: NotebookNode, result: Submission, timeout: int) -> list[str]:
-    """Check one notebook; what a grader would stumble over in it."""
+def _notebook(path: Path, original: NotebookNode, result: PackedHomework, timeout: int) -> list[str]:
+    """Check one notebook; warnings about it."""
     try:
         notebook = read_leniently(path)
     except ValueError as error:
         return [f"{path.name} cannot be read as a notebook: {error}."]
     result.checks[path.name] = check_notebook(path, timeout=timeout)
-    open_parts = [part.cell for part in result.checks[path.name] if part.state != DONE]
+    open_parts = [part.cell for part in result.checks[path.name] if part.state != CellState.DONE]
     found = [f"{path.name} has parts that are not done: {', '.join(open_parts)}."] if open_parts else []
     found += _changed_checks(path.name, original, notebook)
     try:
         as_saved = nbformat.read(path, as_version=4)
         nbformat.validate(as_saved)
-    except Exception:  # whatever an editor's own way of saving makes nbformat raise
+    except Exception:  # nbformat raises anything on what some editors save
         return [
             *found,
             f"{path.name} is not saved as Jupyter saves: it can be graded, but better save it in JupyterLab.",
@@ -139,7 +139,7 @@ def _notebook(path: Path, original: NotebookNode, result: Submission, timeout: i
 
 
 def _changed_checks(file: str, original: NotebookNode, notebook: NotebookNode) -> list[str]:
-    """The checks that are not as they were handed out."""
+    """The checks that are not as they were released."""
     sources: dict[str, list[str]] = {}
     for cell in notebook.cells:
         sources.setdefault(grade_id(cell) or "", []).append(cell.source.strip())
@@ -173,7 +173,7 @@ def _cells(file: str, notebook: NotebookNode) -> list[str]:
     return found
 
 
-def _pack(folder: Path, out: Path, result: Submission, made: datetime) -> None:
+def _pack(folder: Path, out: Path, result: PackedHomework, made: datetime) -> None:
     """Write the archive: the manifest first, then the files by name."""
     manifest = {
         "format": FORMAT,
@@ -182,7 +182,7 @@ def _pack(folder: Path, out: Path, result: Submission, made: datetime) -> None:
         "made": made.isoformat(timespec="seconds"),
         "files": [_entry(folder / name) for name in result.files],
         "left_out": result.left_out,
-        "checks": {name: [asdict(part) for part in parts] for name, parts in result.checks.items()},
+        "checks": {name: [part.record() for part in parts] for name, parts in result.checks.items()},
         "warnings": result.warnings,
     }
 
@@ -209,7 +209,7 @@ def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
     archive.writestr(info, content)
 
 
-def report(result: Submission, out: Path) -> Sequence[str]:
+def report(result: PackedHomework, out: Path) -> Sequence[str]:
     """What was packed and what to look at again, line by line."""
     counts = Counter(part.state for parts in result.checks.values() for part in parts)
     states = ", ".join(f"{number} {state}" for state, number in counts.items())

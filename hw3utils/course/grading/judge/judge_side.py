@@ -1,62 +1,64 @@
-"""The judge's end of the line: a student's names as functions and values, his own objects as the student meets them."""
+"""The judge's end of the connection: the student's names as functions and values, its own objects as proxies."""
 
-import socket
 from collections.abc import Callable
+from multiprocessing import connection
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hw3utils.course.grading.judge.connection import Line, OtherSide
+from hw3utils.course.grading.judge.connection import Connection, RemoteError
 from hw3utils.schedules import NoiseSchedule
 
 
-class Missing:
-    """Stands for a name that the student has not given; whatever is done with it says so."""
+class MissingName:
+    """Placeholder for a name that the student has not defined; every use raises NameError."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def _say(self, *args: Any, **kwargs: Any) -> Any:
-        raise OtherSide("NameError", f"name '{self.name}' is not defined")
+    def _raise(self, *args: Any, **kwargs: Any) -> Any:
+        raise RemoteError("NameError", f"name '{self.name}' is not defined")
 
-    __call__ = __iter__ = __getitem__ = __contains__ = __len__ = __float__ = _say
+    __call__ = __iter__ = __getitem__ = __contains__ = __len__ = __float__ = _raise
 
 
-class JudgeEnd(Line):
-    """What checks need of a student's process."""
+class JudgeConnection(Connection):
+    """What the checks need from a student's process."""
 
-    def __init__(self, connection: socket.socket, seconds: float) -> None:
-        super().__init__(connection, seconds)
+    def __init__(self, channel: connection.Connection, seconds: float) -> None:
+        super().__init__(channel, seconds)
         self.objects: list[Any] = []
+        # Tensors of the current call that the student's function may have changed, in the order of sending.
         self.arguments: list[Tensor] = []
-        self.sending = False
-        self.shown: dict[int, Tensor] = {}
+        self.sending_call = False
+        self.copies: dict[int, Tensor] = {}
         self.graphs: list[tuple[Tensor, list, dict[str, nn.Parameter]]] = []
-        self.hidden: dict[int, Tensor] = {}
-        self.gathered: dict[int, Tensor] = {}
+        # Leaves of the judge's graphs that are no arguments, and their gradients.
+        self.leaves: dict[int, Tensor] = {}
+        self.leaf_gradients: dict[int, Tensor] = {}
 
-    def look(self, names: list[str]) -> dict[str, Any]:
-        """What the student has under these names: functions and values; a missing one says so when it is used."""
-        found = self.ask("look", names=names)
+    def look_up(self, names: list[str]) -> dict[str, Any]:
+        """The student's functions and values of these names; a missing one raises when it is used."""
+        found = self.request("look_up", names=names)
         values = {}
         for name in names:
-            seen = found.get(name, {}) if isinstance(found, dict) else {}
-            kind = seen.get("is") if isinstance(seen, dict) else None
-            values[name] = seen.get("value") if kind == "value" else self._function(name, kind)
+            entry = found.get(name, {}) if isinstance(found, dict) else {}
+            kind = entry.get("is") if isinstance(entry, dict) else None
+            values[name] = entry.get("value") if kind == "value" else self._function(name, kind)
         return values
 
     def bind(self, values: dict[str, Any]) -> None:
-        """Put objects of the judge's under the student's names, until the talk is over."""
-        self.ask("bind", values=values)
+        """Assign the judge's objects to the student's names, until the end of the conversation."""
+        self.request("bind", values=values)
 
-    def end(self) -> None:
-        """Let the student's process go on."""
-        self.ask("end")
+    def finish(self) -> None:
+        """End the conversation."""
+        self.request("finish")
 
     def _function(self, name: str, kind: str | None) -> Callable[..., Any]:
         if kind != "function":
-            return Missing(name)
+            return MissingName(name)
 
         def function(*args: Any, **kwargs: Any) -> Any:
             return self._call(name, args, kwargs)
@@ -64,48 +66,46 @@ class JudgeEnd(Line):
         return function
 
     def _call(self, name: str, args: tuple, kwargs: dict[str, Any]) -> Any:
-        """Call a function of the student's. A tensor that it changed is lost, unless it was given in a list."""
-        self.graphs, self.hidden, self.arguments = [], {}, []
-        listed = {id(part) for arg in args if isinstance(arg, list) for part in arg}
-        message = {"name": name, "args": list(args), "kwargs": kwargs, "grad": torch.is_grad_enabled()}
-        self.sending = True
-        done = self.ask("call", **message)
-        for n, now in done["changed"]:
+        """Call a student's function. A tensor that it changed becomes invalid, unless it was passed in a list."""
+        self.graphs, self.leaves, self.arguments = [], {}, []
+        in_lists = {id(part) for arg in args if isinstance(arg, list) for part in arg}
+        self.sending_call = True
+        result = self.request("call", name=name, args=list(args), kwargs=kwargs, grad=torch.is_grad_enabled())
+        for n, now in result["changed"]:
             tensor = self.arguments[n]
             with torch.no_grad():
-                # Whoever changes what he was only shown must not be judged by what he made of it.
-                if id(tensor) in listed and now.shape == tensor.shape:
+                # A changed argument must not decide the check: it is replaced by an invalid one.
+                if id(tensor) in in_lists and now.shape == tensor.shape:
                     tensor.copy_(now)
                 elif tensor.is_floating_point():
                     tensor.fill_(float("nan"))
                 else:
-                    tensor.zero_()
-        for number, state in done["states"]:
+                    tensor.fill_(tensor.flatten()[0] == 0 if tensor.numel() else 0)
+        for number, state in result["states"]:
             if isinstance(self.objects[number], torch.Generator):
                 self.objects[number].set_state(state)
-        for number, weights in done["weights"]:
-            _load(self.objects[number], weights)
-        return done["value"]
+        for number, weights in result["weights"]:
+            _load_weights(self.objects[number], weights)
+        return result["value"]
 
-    def refer(self, value: Any) -> dict[str, Any] | None:
-        """How the student's process makes what it stands for."""
+    def encode(self, value: Any) -> dict[str, Any] | None:
+        """How the student's process builds its proxy."""
         if isinstance(value, Tensor):
-            if self.sending and id(value) not in self.shown:
+            if self.sending_call and id(value) not in self.copies:
                 self.arguments.append(value)
                 return {"argument": True}
             return None
         if isinstance(value, NoiseSchedule):
-            parameters = dict(value.parameters)
-            beta = self._show(value.beta)
-            return {"refer": "schedule", "beta": beta, "name": value.name, "parameters": parameters}
+            beta = self._copy(value.beta)
+            return {"refer": "schedule", "beta": beta, "name": value.name, "parameters": dict(value.parameters)}
         number = next((n for n, known in enumerate(self.objects) if known is value), None)
         if number is None:
             self.objects.append(value)
             number = len(self.objects) - 1
         if isinstance(value, torch.Generator):
-            return {"refer": "generator", "number": number, "state": self._show(value.get_state())}
+            return {"refer": "generator", "number": number, "state": self._copy(value.get_state())}
         if isinstance(value, nn.Module):
-            weights = {name: self._show(parameter) for name, parameter in value.named_parameters()}
+            weights = {name: self._copy(parameter) for name, parameter in value.named_parameters()}
             return {"refer": "network", "number": number, "weights": weights}
         if isinstance(value, torch.optim.Optimizer):
             weights = [list(self._owner(p)) for group in value.param_groups for p in group["params"]]
@@ -113,79 +113,79 @@ class JudgeEnd(Line):
             return {"refer": "optimizer", "number": number} | named
         return {"refer": "function", "number": number} if callable(value) else None
 
-    def _show(self, tensor: Tensor) -> Tensor:
-        """A copy that goes over the line as a part of something else: no argument that a student could change."""
+    def _copy(self, tensor: Tensor) -> Tensor:
+        """A copy that is sent as a part of another object: not an argument that a student's function could change."""
         copy = tensor.detach().clone()
-        self.shown[id(copy)] = copy
+        self.copies[id(copy)] = copy
         return copy
 
     def _owner(self, parameter: nn.Parameter) -> tuple[int, str]:
-        """The network that a parameter is of, and its name there."""
+        """Number of the network that has the parameter, and the parameter's name."""
         for number, known in enumerate(self.objects):
             if isinstance(known, nn.Module):
                 for name, other in known.named_parameters():
                     if other is parameter:
                         return number, name
-        raise ValueError("an optimizer must be given after the network that it is for.")
+        raise ValueError("an optimizer must be passed after its network.")
 
     def send(self, message: dict[str, Any]) -> None:
-        """Send a message; only the tensors of a call can be changed by the student."""
+        """Send a message; only the tensors of a call are arguments."""
         super().send(message)
-        self.sending, self.shown = False, {}
+        self.sending_call, self.copies = False, {}
 
-    def resolve(self, node: dict[str, Any], value: Any) -> Any:
-        """A tensor of the student's, with his graph behind it; nothing else of his is taken but values."""
+    def decode(self, node: dict[str, Any], value: Any) -> Any:
+        """A tensor of the student's, with its graph; other objects are not accepted."""
         if isinstance(value, Tensor):
             graph = node.get("graph")
             if isinstance(graph, int):
-                return _Returned.apply(self, graph, value, *self.hidden.values())
+                return _StudentResult.apply(self, graph, value, *self.leaves.values())
             return value
-        raise ValueError("a student's process names no objects.")
+        raise ValueError("a student's process sends values only.")
 
-    def answer(self, what: str, asked: dict[str, Any]) -> Any:
-        """What a student's function may ask for while it runs: a value of a function of the judge's, a gradient."""
-        if what == "compute":
-            return self._compute(asked)
-        if what == "backward":
-            result, args, weights = self.graphs[asked["graph"]]
+    def answer(self, request: str, message: dict[str, Any]) -> Any:
+        """Requests of a running student's function: the value or the gradient of a judge's function."""
+        if request == "compute":
+            return self._compute(message)
+        if request == "backward":
+            result, args, weights = self.graphs[message["graph"]]
             inputs = [arg for arg in args if arg is not None]
-            sources = [*inputs, *weights.values(), *self.hidden.values()]
-            grads = torch.autograd.grad(result, sources, asked["gradient"], retain_graph=True, allow_unused=True)
-            by = {id(source): grad for source, grad in zip(sources, grads, strict=True)}
-            for number in self.hidden:
-                if by[number] is not None:
-                    self.gathered[number] = self.gathered.get(number, 0) + by[number]
+            sources = [*inputs, *weights.values(), *self.leaves.values()]
+            grads = torch.autograd.grad(result, sources, message["gradient"], retain_graph=True, allow_unused=True)
+            by_id = {id(source): grad for source, grad in zip(sources, grads, strict=True)}
+            for number in self.leaves:
+                if by_id[number] is not None:
+                    self.leaf_gradients[number] = self.leaf_gradients.get(number, 0) + by_id[number]
             return {
-                "args": [None if arg is None else by[id(arg)] for arg in args],
-                "weights": {name: by[id(weight)] for name, weight in weights.items()},
+                "args": [None if arg is None else by_id[id(arg)] for arg in args],
+                "weights": {name: by_id[id(weight)] for name, weight in weights.items()},
             }
-        raise ValueError(f"the judge does not answer {what!r}.")
+        raise ValueError(f"the judge does not answer {request!r}.")
 
-    def _compute(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """A function's value, its graph kept when it has one."""
-        target, args = self.objects[asked["number"]], asked["args"]
+    def _compute(self, message: dict[str, Any]) -> dict[str, Any]:
+        """A function's value; its graph is kept if it has one."""
+        target, args = self.objects[message["number"]], message["args"]
         if not callable(target):
-            raise TypeError("that is no function.")
-        needs = asked.get("needs") or [False] * len(args)
-        if asked["weights"]:
-            _load(target, asked["weights"])
-        for arg, need in zip(args, needs, strict=True):
-            if need:
+            raise TypeError("not a function.")
+        needs_grad = message.get("needs_grad") or [False] * len(args)
+        if message["weights"]:
+            _load_weights(target, message["weights"])
+        for arg, needed in zip(args, needs_grad, strict=True):
+            if needed:
                 arg.requires_grad_()
-        with torch.set_grad_enabled(bool(asked["grad"])):
-            value = target(*args, **asked["kwargs"])
+        with torch.set_grad_enabled(bool(message["grad"])):
+            value = target(*args, **message["kwargs"])
         if not (isinstance(value, Tensor) and value.requires_grad):
             return {"value": value, "graph": None}
         weights = dict(target.named_parameters()) if isinstance(target, nn.Module) else {}
-        inputs = [arg if need else None for arg, need in zip(args, needs, strict=True)]
-        seen = {id(tensor) for tensor in (*args, *weights.values())}
-        self.hidden |= {id(leaf): leaf for leaf in _leaves(value) if id(leaf) not in seen}
+        inputs = [arg if needed else None for arg, needed in zip(args, needs_grad, strict=True)]
+        known = {id(tensor) for tensor in (*args, *weights.values())}
+        self.leaves |= {id(leaf): leaf for leaf in _leaves(value) if id(leaf) not in known}
         self.graphs.append((value, inputs, weights))
         return {"value": value.detach(), "graph": len(self.graphs) - 1}
 
 
-def _load(network: Any, weights: dict[str, Tensor]) -> None:
-    """Put weights that came over the line into a network, where they fit."""
+def _load_weights(network: Any, weights: dict[str, Tensor]) -> None:
+    """Copy received weights of the right names and shapes into a network."""
     own = dict(network.named_parameters()) if isinstance(network, nn.Module) else {}
     with torch.no_grad():
         for name, value in weights.items():
@@ -194,7 +194,7 @@ def _load(network: Any, weights: dict[str, Tensor]) -> None:
 
 
 def _leaves(value: Tensor) -> list[Tensor]:
-    """The tensors that gradients of a value end at."""
+    """The leaf tensors of a graph."""
     found, left, seen = [], [value.grad_fn], set()
     while left:
         node = left.pop()
@@ -207,16 +207,16 @@ def _leaves(value: Tensor) -> list[Tensor]:
     return found
 
 
-class _Returned(torch.autograd.Function):
-    """A student's result; its gradient by what the judge's functions hold is asked over the line."""
+class _StudentResult(torch.autograd.Function):
+    """A student's result; its gradient by the leaves of the judge's graphs is requested from the student's process."""
 
     @staticmethod
-    def forward(ctx: Any, line: JudgeEnd, graph: int, value: Tensor, *leaves: Tensor) -> Tensor:
-        ctx.line, ctx.graph, ctx.leaves = line, graph, [id(leaf) for leaf in leaves]
+    def forward(ctx: Any, connection: JudgeConnection, graph: int, value: Tensor, *leaves: Tensor) -> Tensor:
+        ctx.connection, ctx.graph, ctx.leaves = connection, graph, [id(leaf) for leaf in leaves]
         return value.clone()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        ctx.line.gathered = {}
-        ctx.line.ask("gradient", graph=ctx.graph, gradient=gradient)
-        return (None, None, None, *(ctx.line.gathered.get(leaf) for leaf in ctx.leaves))
+        ctx.connection.leaf_gradients = {}
+        ctx.connection.request("gradient", graph=ctx.graph, gradient=gradient)
+        return (None, None, None, *(ctx.connection.leaf_gradients.get(leaf) for leaf in ctx.leaves))

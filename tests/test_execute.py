@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from hw3utils.__main__ import main
-from hw3utils.course.notebooks import execute as runner
 from hw3utils.course.assignment import ITEMS, SECTIONS
+from hw3utils.course.notebooks import execute as runner
 from hw3utils.course.profiles import PROFILES, current_profile
 from hw3utils.course.report import Report
 
@@ -41,7 +41,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_failing_cell_is_named_and_the_next_notebook_runs(folder, capsys):
+def test_a_failing_notebook_does_not_stop_the_next(folder, capsys):
     before = {path.name: path.read_bytes() for path in (folder / "notebooks").iterdir()}
     assert main(["run", "--out", str(folder / "out")]) == 1
     out = capsys.readouterr().out
@@ -55,7 +55,7 @@ def test_a_failing_cell_is_named_and_the_next_notebook_runs(folder, capsys):
     assert {path.name: path.read_bytes() for path in (folder / "notebooks").iterdir()} == before
 
 
-def test_update_replaces_what_ran_to_its_end(folder, capsys):
+def test_update_replaces_successful_notebooks(folder, capsys):
     bad = (folder / "notebooks" / "03_bad.ipynb").read_bytes()
     outcomes = runner.run_notebooks(profile="full", out=folder / "out", update=True)
     assert [outcome.error is None for outcome in outcomes] == [False, True]
@@ -66,7 +66,7 @@ def test_update_replaces_what_ran_to_its_end(folder, capsys):
     assert outcomes[1].items == {"Q1.P7": {"points": 5, "checks": 1, "state": "PASS"}}
 
 
-def test_the_source_is_kept_and_the_environment_put_back(folder, monkeypatch):
+def test_source_and_environment_are_unchanged(folder, monkeypatch):
     monkeypatch.setenv("HW3_PROFILE", "quick")
     monkeypatch.delenv("HW3_FIGURES", raising=False)
     monkeypatch.setenv("HW3_QUIET", "0")
@@ -88,7 +88,7 @@ def test_the_source_is_kept_and_the_environment_put_back(folder, monkeypatch):
 
 
 @pytest.mark.parametrize("content", ["", '{"cells": [', "[]", '{"nbformat": 4}'])
-def test_a_file_that_is_no_notebook_is_named(folder, content, capsys):
+def test_invalid_notebooks_are_named(folder, content, capsys):
     (folder / "notebooks" / "03_bad.ipynb").write_text(content)
     assert main(["run", "3", "--out", str(folder / "out")]) == 2
     error = capsys.readouterr().err
@@ -96,7 +96,7 @@ def test_a_file_that_is_no_notebook_is_named(folder, content, capsys):
     assert error.count("\n") == 1
 
 
-def test_what_run_refuses(folder):
+def test_run_refuses_invalid_arguments(folder):
     with pytest.raises(ValueError, match="profile is 'slow', expected one of quick, full"):
         runner.run_notebooks(profile="slow", out=folder / "out")
     (folder / "file").write_text("no folder")
@@ -104,13 +104,13 @@ def test_what_run_refuses(folder):
         runner.run_notebooks(out=folder / "file" / "x")
 
 
-def test_no_notebooks_at_all_are_a_sentence(folder, monkeypatch):
+def test_no_notebooks_are_an_error(folder, monkeypatch):
     monkeypatch.setattr(runner, "NOTEBOOKS", folder / "nowhere")
     with pytest.raises(ValueError, match=r"no notebooks in .*nowhere"):
         runner.find_notebooks()
 
 
-def test_ctrl_c_ends_the_run_and_the_kernel(folder):
+def test_ctrl_c_ends_the_kernel(folder):
     """The cell tells its process number through a pipe, so that the signal meets it at work; then nothing is left."""
     pipe, path = folder / "pipe", folder / "long.ipynb"
     os.mkfifo(pipe)
@@ -184,12 +184,12 @@ def test_lines_hold_the_number_and_its_limits(capsys):
         (1e-9, {"above": 0, "below": 1}, "1e-09"),
     ],
 )
-def test_a_number_is_read_beside_its_limit(value, limits, shown, capsys):
+def test_shown_digits_agree_with_the_limits(value, limits, shown, capsys):
     Report("01").check("Q1.P1", "claim", value, **limits)
     assert capsys.readouterr().out.startswith(f"PASS  Q1.P1  claim: {shown} (must be ")
 
 
-def test_a_comparison_leaves_out_the_numbers_of_one_run(capsys):
+def test_comparisons_ignore_numbers_of_one_run(capsys):
     rules = configparser.ConfigParser(interpolation=None)
     rules.read(Path(__file__).parent.parent / ".nbval.cfg")
     [rule] = [rules[section] for section in rules.sections()]
@@ -213,13 +213,13 @@ def test_a_comparison_leaves_out_the_numbers_of_one_run(capsys):
         (3.0, {"above": 1, "below": 2}),
     ],
 )
-def test_a_number_out_of_its_limits_stops(value, limits, capsys):
+def test_a_number_outside_of_its_limits_fails(value, limits, capsys):
     with pytest.raises(AssertionError, match=r"^FAIL  Q1.P1  claim: "):
         Report("01").check("Q1.P1", "claim", value, **limits)
     assert capsys.readouterr().out.startswith("FAIL")
 
 
-def test_a_sign_counts_between_two_limits_and_not_for_an_error():
+def test_the_sign_counts_only_between_two_limits():
     report = Report("01")
     report.check("Q1.P1", "an error", torch.tensor(-0.5), below=1)
     report.check("Q1.P1", "a gain", -2.0, below=0)
@@ -228,7 +228,7 @@ def test_a_sign_counts_between_two_limits_and_not_for_an_error():
             report.check("Q1.P1", "positive", value, above=0, below=5)
 
 
-def test_the_table_holds_every_claim_of_every_item(capsys, monkeypatch):
+def test_the_table_has_all_claims(capsys, monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", lambda data, raw: shown.append(data))
     report = Report("04")
@@ -240,7 +240,7 @@ def test_the_table_holds_every_claim_of_every_item(capsys, monkeypatch):
     assert all(text in shown[0]["text/html"] for text in ("a &lt; b", "0.25", "second", "7"))
 
 
-def test_what_a_report_refuses():
+def test_report_refuses_invalid_arguments():
     report = Report("01")
     with pytest.raises(ValueError, match=r"'Q2.P1' has no home in notebook 01"):
         report.check("Q2.P1", "x", 0.0, below=1)
@@ -262,7 +262,7 @@ def test_the_items_add_up_to_the_homework():
     assert {home for item in ITEMS.values() for home in item.homes} == {"01", "02", "03", "04", "05", "06"}
 
 
-def test_the_sections_after_the_homework_are_checked_and_give_no_points(capsys):
+def test_sections_have_no_points(capsys):
     assert {(section.points, section.homes) for section in SECTIONS.values()} == {(0, ("07",))}
     report = Report("07")
     assert list(report.claims) == list(SECTIONS) == [f"07.{n}" for n in range(1, 8)]

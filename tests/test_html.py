@@ -1,4 +1,4 @@
-"""Pages that are whole: every formula of the notebooks as MathML, and nothing that a page would fetch."""
+"""Self-contained pages: formulas as MathML, nothing to load, no scripts."""
 
 import re
 
@@ -6,9 +6,9 @@ import nbformat
 import pytest
 from bs4 import BeautifulSoup
 
-from hw3utils.course.notebooks.mathml import formula
-from hw3utils.course.notebooks.html import POLICY, Page, whole
 from hw3utils.course.notebooks.execute import find_notebooks
+from hw3utils.course.notebooks.html import POLICY, Page, self_contained
+from hw3utils.course.notebooks.mathml import formula
 
 new = nbformat.v4
 FORMULAS = re.compile(r"(?s)\$\$(.+?)\$\$|(?<!\\)\$(.+?)\$")
@@ -18,8 +18,8 @@ def page_of(*cells, **metadata):
     return Page().from_notebook_node(new.new_notebook(cells=list(cells), metadata=metadata), {"metadata": {}})[0]
 
 
-def seen(page):
-    """What a reader of a page sees, code left out."""
+def visible_text(page):
+    """The visible text of a page, without code."""
     soup = BeautifulSoup(page, features="html.parser")
     for tag in soup.select("style, title, code, pre"):
         tag.decompose()
@@ -27,7 +27,7 @@ def seen(page):
 
 
 @pytest.mark.parametrize("path", find_notebooks(), ids=lambda path: path.stem)
-def test_every_formula_of_the_notebooks_is_drawn_and_nothing_of_it_is_left_as_tex(path):
+def test_all_formulas_of_the_notebooks_become_mathml(path):
     cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"]
     found = [match for cell in cells for match in FORMULAS.finditer(cell.source)]
     assert len(found) > 10
@@ -37,7 +37,7 @@ def test_every_formula_of_the_notebooks_is_drawn_and_nothing_of_it_is_left_as_te
         assert not re.search(r"[\\&$]", BeautifulSoup(drawn, features="html.parser").get_text()), match[0]
     page = page_of(*cells)
     assert page.count("<math") == len(found)
-    assert not re.search(r"[\\$]|[a-z]_[{a-z]", seen(page))
+    assert not re.search(r"[\\$]|[a-z]_[{a-z]", visible_text(page))
     numbers = [number for cell in cells for number in re.findall(r"\\tag\{(\d+)\}", cell.source)]
     assert re.findall(r'hw3-number">\((\d+)\)<', page) == numbers
 
@@ -65,11 +65,11 @@ def test_every_formula_of_the_notebooks_is_drawn_and_nothing_of_it_is_left_as_te
         (r"\lVert x", "<mo>‖</mo>"),
     ],
 )
-def test_what_the_converter_leaves_for_us(tex, part):
+def test_corrections_of_the_converter(tex, part):
     assert part in formula(tex)
 
 
-def test_a_displayed_formula_has_its_limits_below_and_its_number_beside():
+def test_displayed_formulas_have_limits_and_numbers():
     drawn = formula(r"\arg\min_\theta \Big[\sum_{t \ge 1} L_t\Big] \tag{3}", display=True)
     assert "arg" in drawn
     assert "<munder><mo>∑</mo>" in drawn
@@ -81,13 +81,13 @@ def test_a_displayed_formula_has_its_limits_below_and_its_number_beside():
 
 
 @pytest.mark.parametrize("tex", ["", "{", r"\frac{1", r"x^2^3", r"\begin{nothing} x", r"\right)", "<script>", "%", "&"])
-def test_whatever_a_student_writes_makes_a_page(tex):
+def test_invalid_tex_is_shown_as_text(tex):
     drawn = formula(tex)
     assert drawn.startswith(("<math>", "<code>"))
     assert "<script" not in drawn
 
 
-def test_dollars_of_code_and_of_money_stay():
+def test_dollars_in_code_and_prices_stay():
     text = "from $5 to $6, `$x$`, \\$7, and $y$:\n\n```\n$z$\n```\n"
     page = page_of(new.new_markdown_cell(text), new.new_code_cell("price = '$8$'"))
     assert page.count("<math") == 1
@@ -96,7 +96,7 @@ def test_dollars_of_code_and_of_money_stay():
         assert kept in page
 
 
-def test_formulas_in_html_are_drawn_and_its_code_is_left_alone():
+def test_formulas_in_html_become_mathml_but_not_in_code():
     summary = "What is $a &lt; b$, <code>$x$</code>, <b title='$z$'>$5 to $6</b>?"
     page = page_of(new.new_markdown_cell(f"<details><summary>{summary}</summary>\n\n$y$\n\n</details>"))
     assert page.count("<math") == 2
@@ -105,7 +105,7 @@ def test_formulas_in_html_are_drawn_and_its_code_is_left_alone():
         assert kept in page
 
 
-def test_a_fold_holds_what_is_folded_and_html_keeps_its_pictures(tmp_path):
+def test_folds_keep_their_content_and_html_its_pictures(tmp_path):
     inner = "<details><summary>c</summary>\n\nd\n\n</details>"
     folds = f"<details><summary>a</summary>\n\n*b*\n\n{inner}\n\n</details>\n\ne"
     page = BeautifulSoup(page_of(new.new_markdown_cell(folds)), features="html.parser")
@@ -119,7 +119,7 @@ def test_a_fold_holds_what_is_folded_and_html_keeps_its_pictures(tmp_path):
     assert '<img alt="dot" src="data:image/png;base64,cGljdHVyZQ=="' in page
 
 
-def test_outputs_keep_what_needs_no_script():
+def test_outputs_without_scripts_are_shown():
     data = {"application/vnd.jupyter.widget-view+json": {"model_id": "m"}, "text/plain": "IntSlider"}
     widget = new.new_output("display_data", data)
     script = new.new_output("display_data", {"application/javascript": "fetch('https://example.org')"})
@@ -132,8 +132,8 @@ def test_outputs_keep_what_needs_no_script():
     assert "<script" not in page
 
 
-def test_nothing_is_left_that_a_page_would_fetch():
-    page = whole(
+def test_a_page_loads_nothing_and_has_no_scripts():
+    page = self_contained(
         "<html><head><link rel='preconnect' href='https://a.example'><script src='https://b.example/x.js'></script>"
         "<style>@font-face {src: url(fonts/x.woff)} p {color: red}</style></head><body>"
         "<meta http-equiv='refresh' content='0; url=https://c.example'><base href='https://d.example'>"
@@ -151,7 +151,7 @@ def test_nothing_is_left_that_a_page_would_fetch():
     assert "color: red" in page
 
 
-def test_a_picture_beside_the_notebook_comes_into_the_page(tmp_path):
+def test_pictures_next_to_the_notebook_are_embedded(tmp_path):
     (tmp_path / "dot.png").write_bytes(b"picture")
     notebook = new.new_notebook(cells=[new.new_markdown_cell("![a dot](dot.png)")])
     page, _ = Page().from_notebook_node(notebook, {"metadata": {"path": str(tmp_path)}})

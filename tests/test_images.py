@@ -1,4 +1,4 @@
-"""Pictures in a student's text: whatever way they came, the grader sees them, and no page fails for one."""
+"""Pictures in a student's text are embedded or named; none stops a page."""
 
 import base64
 import io
@@ -9,9 +9,9 @@ from nbconvert import HTMLExporter
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
-from hw3utils.course.notebooks.html import Page
 from hw3utils.course.grading.run import keep_small
-from hw3utils.course.notebooks.images import take_in
+from hw3utils.course.notebooks.html import Page
+from hw3utils.course.notebooks.images import embed
 
 
 def png(side=4, *, noise=False):
@@ -37,10 +37,10 @@ HELD = {"my photo.png": {"image/png": SMALL}}
     ],
     ids=["attachment", "inline", "HTML", "file", "file with a title"],
 )
-def test_a_picture_becomes_an_attachment_that_every_page_shows(source, attachments, tmp_path):
+def test_pictures_become_attachments(source, attachments, tmp_path):
     (tmp_path / "photo.png").write_bytes(base64.b64decode(SMALL))
     cell = new_markdown_cell(source, attachments=attachments)
-    assert take_in(cell, [tmp_path / "photo.png"]) == []
+    assert embed(cell, [tmp_path / "photo.png"]) == []
     assert cell.attachments == {"picture-1": {"image/png": SMALL}}
     for exporter in (HTMLExporter(), Page()):
         page, _ = exporter.from_notebook_node(new_notebook(cells=[cell]))
@@ -61,21 +61,21 @@ def test_a_picture_becomes_an_attachment_that_every_page_shows(source, attachmen
         ("a ![p](attachment:bad.png) b", "attachment:bad.png"),
     ],
 )
-def test_a_picture_that_is_not_there_is_named_and_stops_no_page(source, name):
+def test_missing_pictures_are_named(source, name):
     cell = new_markdown_cell(source, attachments={"bad.png": {}})
-    assert take_in(cell, []) == [name]
+    assert embed(cell, []) == [name]
     assert cell.source == f"a (a picture that cannot be shown: {name}) b"
     for exporter in (HTMLExporter(), Page()):
         exporter.from_notebook_node(new_notebook(cells=[cell]))
 
 
-def test_an_address_of_the_network_stays():
+def test_web_addresses_stay():
     cell = new_markdown_cell("see ![p](https://example.org/x.png)")
-    assert take_in(cell, []) == []
+    assert embed(cell, []) == []
     assert cell.source == "see ![p](https://example.org/x.png)"
 
 
-def test_a_large_photo_is_made_smaller_and_seen_upright():
+def test_large_photos_are_scaled_and_rotated():
     large = png(1000, noise=True)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -84,13 +84,13 @@ def test_a_large_photo_is_made_smaller_and_seen_upright():
     padded = base64.b64encode(made.getvalue() + bytes(600_000)).decode()
     kinds = {"a": {"image/png": large}, "b": {"image/jpeg": padded}}
     cell = new_markdown_cell("![](attachment:a) ![](attachment:b)", attachments=kinds)
-    assert take_in(cell, []) == []
+    assert embed(cell, []) == []
     assert len(cell.attachments["picture-1"]["image/jpeg"]) < len(large) / 3
     shown = Image.open(io.BytesIO(base64.b64decode(cell.attachments["picture-2"]["image/jpeg"])))
     assert shown.size == (1200, 1600)
 
 
-def test_answers_have_their_room_before_figures_and_what_is_too_large_stops_no_page():
+def test_answers_have_priority_over_figures():
     figure = new_output("display_data", data={"image/png": "A" * 800_000})
     photo = {"p": {"image/png": "A" * 380_000}}
     cells = [new_code_cell("plot()", outputs=[figure] * 3), new_markdown_cell("![p](attachment:p)", attachments=photo)]
@@ -104,7 +104,7 @@ def test_answers_have_their_room_before_figures_and_what_is_too_large_stops_no_p
         assert len(page) < 5_000_000
 
 
-def test_markdown_among_outputs_stops_no_page():
+def test_markdown_outputs_without_their_pictures_are_shown():
     output = new_output("display_data", data={"text/markdown": "x ![p](attachment:gone) ![]() y"})
     notebook = new_notebook(cells=[new_code_cell("show()", outputs=[output])])
     keep_small(notebook)

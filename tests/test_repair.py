@@ -1,4 +1,4 @@
-"""Notebooks as editors save them and students hand them in: set upon the edition again, nothing of them lost."""
+"""Submitted notebooks restored to the structure of the edition, without losing any text."""
 
 import codecs
 import copy
@@ -6,17 +6,12 @@ import json
 
 import nbformat
 import pytest
+from course_helpers import mark
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from hw3utils.course.grading.run import keep_small, plan
 from hw3utils.course.notebooks.cells import ANSWER, STUB, grade_id, marked_cells
 from hw3utils.course.notebooks.repair import read_leniently, rebuild
-from hw3utils.course.grading.run import keep_small, plan
-
-
-def mark(name, kind, **role):
-    base = {"grade": False, "locked": False, "solution": False, "task": False, "schema_version": 3}
-    return {"nbgrader": base | {"grade_id": name, "cell_type": kind} | role}
-
 
 CHECK = {"grade": True, "locked": True, "points": 2}
 SOLVED = "def double(x):\n    return 2 * x"
@@ -47,25 +42,25 @@ def done(edition):
     return notebook
 
 
-def sources(rebuilt):
-    return {name: cell.source for name, cell in marked_cells(rebuilt.notebook).items()}
+def sources(repaired):
+    return {name: cell.source for name, cell in marked_cells(repaired.notebook).items()}
 
 
-def again(edition, content, tmp_path, encoding="utf-8"):
-    """Write a file as it comes, and set it upon the edition."""
+def rebuild_file(edition, content, tmp_path, encoding="utf-8"):
+    """Write a file and repair it."""
     path = tmp_path / "x.ipynb"
     path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode(encoding))
     return rebuild(edition, read_leniently(path))
 
 
-def whole(rebuilt, edition):
-    """Both parts are where they belong, under the edition's marks, and nothing else has a mark."""
-    marks = {name: cell.metadata["nbgrader"] for name, cell in marked_cells(rebuilt.notebook).items()}
+def assert_repaired(repaired, edition):
+    """The marks are the edition's, the solution and the answer are in their cells."""
+    marks = {name: cell.metadata["nbgrader"] for name, cell in marked_cells(repaired.notebook).items()}
     assert marks == {name: cell.metadata["nbgrader"] for name, cell in marked_cells(edition).items()}
-    assert [name for name in map(grade_id, rebuilt.notebook.cells) if name] == list(marks)
-    assert sources(rebuilt)["Q1-P1-solution"].strip() == SOLVED
-    assert sources(rebuilt)["Q1-T1-answer"].strip() == ANSWERED
-    nbformat.validate(rebuilt.notebook)
+    assert [name for name in map(grade_id, repaired.notebook.cells) if name] == list(marks)
+    assert sources(repaired)["Q1-P1-solution"].strip() == SOLVED
+    assert sources(repaired)["Q1-T1-answer"].strip() == ANSWERED
+    nbformat.validate(repaired.notebook)
 
 
 def without_metadata(content):
@@ -87,7 +82,7 @@ def other_marks(content):
             cell["metadata"]["nbgrader"] |= {"grade": False, "solution": False, "points": 100, "schema_version": 1}
 
 
-def mark_that_is_none(content):
+def invalid_mark(content):
     for cell in content["cells"]:
         cell["metadata"]["nbgrader"] = ["no", "mark"]
 
@@ -103,7 +98,7 @@ def bare_outputs(content):
             cell["outputs"] = [{"output_type": "display_data", "data": {"text/plain": ["1", "2"]}}, "no output", {}]
 
 
-def attachments_that_are_none(content):
+def invalid_attachments(content):
     for n, cell in enumerate(content["cells"]):
         if cell["cell_type"] == "markdown":
             cell["attachments"] = [{"a.png": "no kinds"}, {"a.png": {"image/png": 3}}, "none"][n % 3]
@@ -123,105 +118,107 @@ def ids_of_an_old_minor_version(content):
         *(
             without_metadata,
             other_marks,
-            mark_that_is_none,
+            invalid_mark,
             sources_as_one_text,
             bare_outputs,
-            attachments_that_are_none,
+            invalid_attachments,
             ids_of_an_old_minor_version,
         ),
         *(without_key("outputs"), without_key("metadata"), without_key("id"), without_key("execution_count")),
     ],
 )
-def test_what_other_editors_save_is_read(change, edition, done, tmp_path):
+def test_notebooks_of_other_editors_are_read(change, edition, done, tmp_path):
     content = json.loads(nbformat.writes(done))
     change(content)
-    whole(again(edition, content, tmp_path), edition)
+    assert_repaired(rebuild_file(edition, content, tmp_path), edition)
 
 
 @pytest.mark.parametrize(("bom", "encoding"), [(codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le")])
-def test_a_byte_order_mark_is_no_reason(bom, encoding, edition, done, tmp_path):
-    whole(again(edition, bom + nbformat.writes(done).encode(encoding), tmp_path), edition)
+def test_a_byte_order_mark_is_accepted(bom, encoding, edition, done, tmp_path):
+    assert_repaired(rebuild_file(edition, bom + nbformat.writes(done).encode(encoding), tmp_path), edition)
 
 
 def test_an_old_format_is_read(edition, done, tmp_path):
     old = nbformat.writes(nbformat.convert(copy.deepcopy(done), 3))
-    whole(again(edition, old.encode(), tmp_path), edition)
+    assert_repaired(rebuild_file(edition, old.encode(), tmp_path), edition)
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"no notebook", b"[1, 2]", b"{}", b'{"cells": 3}', b"\xff\xfe\x00", b"[" * 10**5]
 )
-def test_what_is_no_notebook_is_refused(content, tmp_path):
+def test_invalid_notebooks_are_refused(content, tmp_path):
     (tmp_path / "x.ipynb").write_bytes(content)
     with pytest.raises(ValueError, match="it "):
         read_leniently(tmp_path / "x.ipynb")
 
 
-def test_repeats_keep_no_mark_and_are_named(edition, done):
+def test_duplicates_have_no_mark_and_are_noted(edition, done):
     for n in (4, 2, 1):
         done.cells.insert(n, copy.deepcopy(done.cells[n]))
     done.cells[1].source = "def double(x):\n    return 'first try'"
-    rebuilt = rebuild(edition, done)
-    assert [name for name in map(grade_id, rebuilt.notebook.cells) if name] == list(marked_cells(edition))
-    assert sources(rebuilt)["Q1-P1-solution"] == SOLVED
-    assert any("Q1-P1-solution stands there 2 times" in note for note in rebuilt.notes)
-    assert any(cell.source.endswith("'first try'") for cell in rebuilt.notebook.cells)
+    repaired = rebuild(edition, done)
+    assert [name for name in map(grade_id, repaired.notebook.cells) if name] == list(marked_cells(edition))
+    assert sources(repaired)["Q1-P1-solution"] == SOLVED
+    assert any("Q1-P1-solution exists 2 times" in note for note in repaired.notes)
+    assert any(cell.source.endswith("'first try'") for cell in repaired.notebook.cells)
 
 
 @pytest.mark.parametrize("form", ["{}", "Mine:\n```python\n{}\n```\nThat is it."])
-def test_kinds_that_were_changed_are_set_again(form, edition, done):
+def test_changed_cell_types_are_restored(form, edition, done):
     done.cells[1] = new_markdown_cell(form.format(SOLVED), metadata=done.cells[1].metadata)
     done.cells[4] = new_code_cell(ANSWERED, metadata=done.cells[4].metadata)
-    rebuilt = rebuild(edition, done)
-    whole(rebuilt, edition)
-    assert len(rebuilt.notes) == 2
+    repaired = rebuild(edition, done)
+    assert_repaired(repaired, edition)
+    assert len(repaired.notes) == 2
 
 
 @pytest.mark.parametrize("kind", [new_markdown_cell, new_code_cell])
 @pytest.mark.parametrize("deleted", [False, True])
-def test_an_answer_beside_its_cell_is_taken_into_it(kind, deleted, edition, done):
+def test_an_answer_next_to_its_cell_is_moved_to_it(kind, deleted, edition, done):
     done.cells[4].source = ANSWER
     done.cells.insert(5, kind(ANSWERED))
     if deleted:
         del done.cells[4]
-    whole(rebuild(edition, done), edition)
+    assert_repaired(rebuild(edition, done), edition)
 
 
-def test_changed_and_deleted_checks_are_put_back_and_what_stood_there_runs(edition, done):
+def test_changed_and_deleted_checks_are_restored(edition, done):
     changed = copy.deepcopy(done)
     changed.cells[2].source = "print('mine')"
-    rebuilt = rebuild(edition, changed)
-    assert rebuilt.tampered == {"Q1-P1-check": "was changed"}
-    whole(rebuilt, edition)
-    assert "print('mine')" in [step.source for step in plan(rebuilt.notebook, rebuilt.own, full=False)]
+    repaired = rebuild(edition, changed)
+    assert repaired.tampered == {"Q1-P1-check": "was changed"}
+    assert_repaired(repaired, edition)
+    assert "print('mine')" in [step.source for step in plan(repaired.notebook, repaired.unchanged, full=False)]
     del done.cells[2]
-    rebuilt = rebuild(edition, done)
-    assert rebuilt.tampered == {"Q1-P1-check": "was deleted"}
-    whole(rebuilt, edition)
+    repaired = rebuild(edition, done)
+    assert repaired.tampered == {"Q1-P1-check": "was deleted"}
+    assert_repaired(repaired, edition)
 
 
 def test_a_function_solved_in_another_cell_is_found(edition, done):
     done.cells[1].source = edition.cells[1].source
     done.cells.append(new_code_cell(SOLVED))
-    rebuilt = rebuild(edition, done)
-    steps = plan(rebuilt.notebook, rebuilt.own, full=False)
+    repaired = rebuild(edition, done)
+    steps = plan(repaired.notebook, repaired.unchanged, full=False)
     assert SOLVED in [step.source for step in steps]
     assert not any("NotImplementedError" in step.source for step in steps)
 
 
-def test_experiments_that_nothing_stands_on_do_not_run_but_in_full(edition, done):
+def test_experiments_run_only_with_full(edition, done):
     done.cells.append(new_code_cell("mine = double(3)"))
-    rebuilt = rebuild(edition, done)
+    repaired = rebuild(edition, done)
     some, all_of_it = (
-        [step.source for step in plan(rebuilt.notebook, rebuilt.own, full=full)] for full in (False, True)
+        [step.source for step in plan(repaired.notebook, repaired.unchanged, full=full)] for full in (False, True)
     )
     assert not any("10**9" in source for source in some)
     assert any("10**9" in source for source in all_of_it)
     assert "mine = double(3)" in some
-    assert [step.check for step in plan(rebuilt.notebook, rebuilt.own, full=False) if step.check] == ["Q1-P1-check"]
+    assert [step.check for step in plan(repaired.notebook, repaired.unchanged, full=False) if step.check] == [
+        "Q1-P1-check"
+    ]
 
 
-def test_what_a_page_would_be_too_large_for_is_cut_and_says_so():
+def test_large_outputs_are_cut_with_a_note():
     stream = nbformat.v4.new_output("stream", name="stdout", text="z" * 50_000_000)
     picture = nbformat.v4.new_output("display_data", data={"image/png": "A" * 5_000_000})
     short = nbformat.v4.new_output("stream", name="stdout", text="z" * 10**6)
@@ -236,7 +233,7 @@ def test_what_a_page_would_be_too_large_for_is_cut_and_says_so():
     nbformat.validate(notebook)
 
 
-def test_no_flood_of_outputs_takes_the_room_of_a_verdict():
+def test_many_outputs_do_not_displace_the_result_of_a_check():
     """nbgrader counts a check without an error among its outputs as passed."""
     flood = [nbformat.v4.new_output("display_data", data={"text/html": "y" * 1000}) for _ in range(4000)]
     failed = nbformat.v4.new_output("error", ename="AssertionError", evalue="failed", traceback=["failed"])

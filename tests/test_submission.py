@@ -1,4 +1,4 @@
-"""Submissions as they come: folders, archives, copies of downloads; nothing leaves them, nothing is dropped unsaid."""
+"""Submissions: folders, archives, copies of downloads; every file is found or named."""
 
 import os
 import stat
@@ -30,19 +30,19 @@ def zipped(path, *names):
 
 @pytest.mark.parametrize("inner", ["", "علی رضایی/", "a folder (2)/"])
 @pytest.mark.parametrize("kind", ["folder", "zip"])
-def test_a_folder_and_an_archive_are_found_one_level_deep(inner, kind, tmp_path):
+def test_notebooks_are_found_one_folder_deep(inner, kind, tmp_path):
     names = [f"{inner}{name}" for name in (ONE, "student_number.txt", "my_helper.py", "data/x.npy")]
     path = put(tmp_path / "in", *names) if kind == "folder" else zipped(tmp_path / "in.zip", *names, "__MACOSX/._x")
-    found = open_submission(path, tmp_path / "spare", HOMEWORK)
+    found = open_submission(path, tmp_path / "scratch", HOMEWORK)
     assert found.notebooks[ONE].read_text() == f"this is {inner}{ONE}"
     assert [file.name for file in found.beside] == ["my_helper.py"]
     assert found.left_out == {"data/": "it is a folder"}
     assert (found.folder / "student_number.txt").is_file()
 
 
-def test_a_notebook_alone_brings_no_neighbours(tmp_path):
+def test_a_single_notebook_has_no_other_files(tmp_path):
     put(tmp_path, ONE, "other.py")
-    found = open_submission(tmp_path / ONE, tmp_path / "spare", HOMEWORK)
+    found = open_submission(tmp_path / ONE, tmp_path / "scratch", HOMEWORK)
     assert (found.notebooks, found.beside) == ({ONE: tmp_path / ONE}, [])
 
 
@@ -54,16 +54,16 @@ def test_a_notebook_alone_brings_no_neighbours(tmp_path):
         (["01_forward_process (1).ipynb", ONE], ONE),
     ],
 )
-def test_a_copy_of_a_download_is_taken_where_the_name_itself_is_missing(names, taken, tmp_path):
-    found = open_submission(put(tmp_path / "in", *names), tmp_path / "spare", HOMEWORK)
+def test_copies_of_downloads_are_found(names, taken, tmp_path):
+    found = open_submission(put(tmp_path / "in", *names), tmp_path / "scratch", HOMEWORK)
     assert found.notebooks[ONE].name == taken
-    assert len(found.notebooks) == len(names)
+    assert set(found.left_out) == {*names} - {taken}
 
 
-def test_links_hidden_files_and_modules_of_others_are_left_out(tmp_path):
+def test_links_hidden_files_and_shadowing_modules_are_left_out(tmp_path):
     folder = put(tmp_path / "in", ONE, ".hidden", "torch.py", "hw3utils.py", "mine.py", "notes.txt")
     (folder / "link.txt").symlink_to("/etc/passwd")
-    found = open_submission(folder, tmp_path / "spare", HOMEWORK)
+    found = open_submission(folder, tmp_path / "scratch", HOMEWORK)
     assert [file.name for file in found.beside] == ["mine.py", "notes.txt"]
     assert found.left_out == {
         ".hidden": "it is hidden",
@@ -74,26 +74,26 @@ def test_links_hidden_files_and_modules_of_others_are_left_out(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../outside.ipynb", "/tmp/outside.ipynb", "a\\..\\..\\outside.ipynb"])
-def test_no_name_leads_out_of_an_archive(name, tmp_path):
+def test_archive_names_outside_of_the_folder_are_refused(name, tmp_path):
     with pytest.raises(ValueError, match="leads out of it"):
-        open_submission(zipped(tmp_path / "in.zip", name), tmp_path / "deep" / "spare", HOMEWORK)
+        open_submission(zipped(tmp_path / "in.zip", name), tmp_path / "deep" / "scratch", HOMEWORK)
     assert not list(tmp_path.rglob("outside.ipynb"))
 
 
-def test_links_in_an_archive_are_not_made(tmp_path):
+def test_links_in_an_archive_are_left_out(tmp_path):
     link = zipfile.ZipInfo("link.txt")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
         archive.writestr(link, "/etc/passwd")
         archive.writestr(ONE, "{}")
-    found = open_submission(tmp_path / "in.zip", tmp_path / "spare", HOMEWORK)
+    found = open_submission(tmp_path / "in.zip", tmp_path / "scratch", HOMEWORK)
     assert (list(found.notebooks), found.beside) == ([ONE], [])
     assert found.left_out == {"link.txt": "it is a link"}
 
 
-def test_a_damaged_archive_and_a_bomb_are_refused_in_a_sentence(tmp_path):
-    whole = zipped(tmp_path / "whole.zip", ONE, HOMEWORK[1])
-    (tmp_path / "half.zip").write_bytes(whole.read_bytes()[:100])
+def test_damaged_and_huge_archives_are_refused(tmp_path):
+    intact = zipped(tmp_path / "intact.zip", ONE, HOMEWORK[1])
+    (tmp_path / "half.zip").write_bytes(intact.read_bytes()[:100])
     with pytest.raises(ValueError, match=r"half\.zip cannot be unpacked .*; ask for another"):
         open_submission(tmp_path / "half.zip", tmp_path / "a", HOMEWORK)
     with zipfile.ZipFile(tmp_path / "many.zip", "w") as archive:
@@ -104,7 +104,7 @@ def test_a_damaged_archive_and_a_bomb_are_refused_in_a_sentence(tmp_path):
 
 
 @pytest.mark.parametrize("outer", ["folder", "zip"])
-def test_the_one_archive_in_a_folder_or_an_archive_is_opened(outer, tmp_path):
+def test_a_nested_archive_is_opened(outer, tmp_path):
     inner = zipped(tmp_path / "hw3.zip", f"work/{ONE}", "work/student_number.txt")
     path = tmp_path / ("Ali_123_assignsubmission_file_" if outer == "folder" else "all.zip")
     if outer == "folder":
@@ -113,7 +113,7 @@ def test_the_one_archive_in_a_folder_or_an_archive_is_opened(outer, tmp_path):
     else:
         with zipfile.ZipFile(path, "w") as archive:
             archive.write(inner, "Ali/hw3.zip")
-    found = open_submission(path, tmp_path / "spare", HOMEWORK)
+    found = open_submission(path, tmp_path / "scratch", HOMEWORK)
     assert found.notebooks[ONE].read_text() == f"this is work/{ONE}"
     assert (found.folder / "student_number.txt").is_file()
 
@@ -121,33 +121,33 @@ def test_the_one_archive_in_a_folder_or_an_archive_is_opened(outer, tmp_path):
 def test_an_archive_with_any_byte_damaged_is_read_or_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "in.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(ONE, "".join(map(str, range(3000))))
-    whole = (tmp_path / "in.zip").read_bytes()
+    intact = (tmp_path / "in.zip").read_bytes()
     refused = 0
-    for place in range(0, len(whole), len(whole) // 60):
-        damaged = bytearray(whole)
+    for place in range(0, len(intact), len(intact) // 60):
+        damaged = bytearray(intact)
         damaged[place] ^= 1 << place % 8
         (tmp_path / "damaged.zip").write_bytes(damaged)
         try:
-            open_submission(tmp_path / "damaged.zip", tmp_path / f"spare-{place}", HOMEWORK)
+            open_submission(tmp_path / "damaged.zip", tmp_path / f"scratch-{place}", HOMEWORK)
         except ValueError:
             refused += 1
     assert refused > 20
 
 
-def test_odd_names_in_an_archive_cost_nothing_else(tmp_path):
+def test_odd_names_in_an_archive_are_skipped(tmp_path):
     with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
         archive.writestr(ONE, "this")
         archive.writestr(".", "that")
         archive.writestr("__main__.py", "x = 1")
-    found = open_submission(tmp_path / "in.zip", tmp_path / "spare", HOMEWORK)
+    found = open_submission(tmp_path / "in.zip", tmp_path / "scratch", HOMEWORK)
     assert found.notebooks[ONE].read_text() == "this"
     assert [file.name for file in found.beside] == ["__main__.py"]
 
 
-def test_a_file_of_an_archive_has_the_time_that_it_had_when_it_was_packed(tmp_path):
+def test_unpacked_files_keep_their_times(tmp_path):
     with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
         archive.writestr(zipfile.ZipInfo(ONE, (2026, 11, 20, 10, 30, 0)), "this")
         archive.writestr(zipfile.ZipInfo(HOMEWORK[1], (1980, 1, 1, 0, 0, 0)), "that")
-    found = open_submission(tmp_path / "in.zip", tmp_path / "spare", HOMEWORK)
+    found = open_submission(tmp_path / "in.zip", tmp_path / "scratch", HOMEWORK)
     times = [os.stat(found.notebooks[name]).st_mtime for name in HOMEWORK]
     assert times == [datetime(2026, 11, 20, 10, 30).timestamp(), 0.0]
