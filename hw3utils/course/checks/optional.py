@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hw3utils.course.checks.building_blocks import as_tensor, fresh_generator, relative_error, say
+from hw3utils.course.checks.building_blocks import as_tensor, fresh_generator, relative_error, require
 from hw3utils.schedules import NoiseSchedule, cosine_schedule, linear_schedule
 
 
@@ -30,19 +30,19 @@ def check_posterior(
             t = int(torch.randint(2, schedule.T + 1, (), generator=generator))
             x0, x_t = torch.randn(2, generator=generator, dtype=torch.float64).tolist()
             answer = posterior(x0, x_t, t, schedule)
-            say(
+            require(
                 isinstance(answer, tuple | list) and len(answer) == 2,
                 f"my_posterior returned {type(answer).__name__}, expected two numbers: the mean and the variance.",
             )
             mean, variance = (float(as_tensor(part, "a result of my_posterior", ())) for part in answer)
-            say(variance > 0, f"the variance at t = {t} is {variance:g}, expected a number above 0.")
+            require(variance > 0, f"the variance at t = {t} is {variance:g}, expected a number above 0.")
             want_mean, want_variance = _bayes_on_a_grid(x0, x_t, t, schedule)
-            say(
+            require(
                 abs(variance / want_variance - 1) < 1e-3,
                 f"the variance at t = {t} is {variance:g}, Bayes' rule on a grid gives {want_variance:g}.",
             )
             error = abs(mean - want_mean) / math.sqrt(want_variance)
-            say(error < 1e-2, f"the mean at t = {t} is {mean:g}, Bayes' rule on a grid gives {want_mean:g}.")
+            require(error < 1e-2, f"the mean at t = {t} is {mean:g}, Bayes' rule on a grid gives {want_mean:g}.")
             worst = max(worst, error, abs(variance / want_variance - 1))
     return worst
 
@@ -83,12 +83,12 @@ def check_time_embedding(embedding: Callable[[Tensor, int], Any], *, generator: 
         got = as_tensor(embedding(t.clone(), width), "the embedding", (n, width))
         zero = as_tensor(embedding(torch.zeros(1, dtype=torch.int64), width), "the embedding", (1, width))[0]
         ones = int((zero - 1).abs().lt(1e-6).sum())
-        say(
+        require(
             ones == width // 2 and int(zero.abs().lt(1e-6).sum()) == width // 2,
             "at t = 0 half of the entries must be 0 (sines) and half 1 (cosines).",
         )
         length = got.square().sum(1)
-        say(
+        require(
             bool((length - width / 2).abs().lt(1e-3 * width).all()),
             "sin^2 + cos^2 must be 1 at each frequency: each frequency needs both, of the same angle.",
         )
@@ -99,7 +99,7 @@ def check_time_embedding(embedding: Callable[[Tensor, int], Any], *, generator: 
             want = (t[:, None].double() * frequencies).sin()
             candidates.append(float((sines - want).abs().max()))
         error = min(candidates)
-        say(error < 1e-2, "the frequencies must fall from 1 to about 1 / 10,000 in geometric progression.")
+        require(error < 1e-2, "the frequencies must fall from 1 to about 1 / 10,000 in geometric progression.")
         worst = max(worst, error, float((length - width / 2).abs().max()) / width)
     return worst
 
@@ -125,10 +125,10 @@ def check_guided(guided: Callable[[Tensor, Tensor, float], Any], *, generator: t
             want = (none + w * (label - none)).double()
             error = relative_error(got, want)
             other = relative_error(got, (none + (1 + w) * (label - none)).double())
-            say(
+            require(
                 not other < 1e-5 < error,
                 "this is the paper's convention, in which w = 0 is the plain label; here w = 1 is, and w = 0 no label.",
             )
-            say(error < 1e-4, f"at w = {w:g} the combination is wrong: w = 0 gives eps_none and w = 1 eps_label.")
+            require(error < 1e-4, f"at w = {w:g} the combination is wrong: w = 0 gives eps_none and w = 1 eps_label.")
             worst = max(worst, error)
     return worst
