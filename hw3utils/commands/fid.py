@@ -56,10 +56,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def call(args: argparse.Namespace) -> int:
     """Measure and print."""
-    from hw3utils.datasets import open_set
     from hw3utils.devices import resolve_device, together
     from hw3utils.fid import distance_of, feature_statistics, kid
     from hw3utils.learning.features import feature_extractor
+    from hw3utils.datasets import open_set
 
     device = resolve_device(args.device)
     if args.table:
