@@ -81,6 +81,13 @@ def chosen(*sources):
         (["from math import *\nz = 1", "print(pi)"], ["from math import *", "print(pi)"]),
         (["%matplotlib inline\na = 1", "!ls\na"], ["a = 1", "a"]),
         (["a = (", "print(1)"], ["print(1)"]),
+        (["a = []\nb = []", "a.append(1)\nb.append(2)", "print(a)"], ["a = []", "a.append(1)", "print(a)"]),
+        (["a = []", "for k in b'x':\n    a.append(k)", "a"], ["a = []", "for k in b'x':\n    a.append(k)", "a"]),
+        (["import math", "math.floor(1)", "math.pi"], ["import math", "math.pi"]),
+        (["%%time\na = 1\nb = 2", "print(b)"], ["a = 1\nb = 2", "print(b)"]),
+        (["def set_a():\n    global a\n    a = 1\nset_a()", "print(a)"],
+         ["def set_a():\n    global a\n    a = 1", "set_a()", "print(a)"]),
+        (["%run helper.py", "print(a)"], ["get_ipython().run_line_magic('run', 'helper.py')", "print(a)"]),
     ],
 )  # fmt: skip
 def test_only_dependencies_run(sources, runs):
@@ -153,6 +160,45 @@ def test_parts_are_done_missing_or_failed_with_a_message(tmp_path):
     assert "1 of 2" not in check.summary({"x": parts})
     assert check.summary({"x": parts}) == "2 of 10 parts are done, with 3 of 13 points"
     assert parts[0].line() == "  Q1.P1    2 points  done"
+
+
+REPORT = """
+class report:
+    def check(item, claim, value, below):
+        assert value < below, f"off by {value}"
+"""
+
+
+def test_an_answer_is_not_done_while_a_function_of_its_item_is_missing_or_fails(tmp_path):
+    for body, state, message in (
+        (STUB.splitlines()[1], MISSING, "still to be written: posterior"),
+        ("return x + 1", FAILED, "off by 1"),
+        ("return x", DONE, "an answer, read by a person"),
+    ):
+        path = write(
+            tmp_path / "01_small.ipynb",
+            code(REPORT),
+            answer("Q1-T2", "Because."),
+            solution("Q1-T2", f"def posterior(x):\n    {body}"),
+            code("worst = 0\nfor k in range(3):\n    worst = max(worst, posterior(k) - k)"),
+            code("report.check('Q1.T2', 'error', worst, below=1)"),
+        )
+        [part] = check_notebook(path)
+        assert (part.state, part.message) == (state, message)
+
+
+def test_only_the_functions_that_a_check_uses_are_called_missing(tmp_path):
+    path = write(
+        tmp_path / "01_small.ipynb",
+        solution("Q1-P1", f"def one(x):\n    return x\n\n\ndef two(x):\n    {STUB.splitlines()[1]}"),
+        code("assert one(1) == 1", "Q1-P1-one-check", grade=True, points=1),
+        code("assert one(1) == 2, 'it must double'", "Q1-P1-wrong-check", grade=True, points=1),
+        code("assert two(1) == 2", "Q1-P1-two-check", grade=True, points=1),
+    )
+    parts = check_notebook(path)
+    assert [(part.state, part.message) for part in parts] == [
+        (DONE, ""), (FAILED, "it must double"), (MISSING, "still to be written: two")
+    ]  # fmt: skip
 
 
 def test_a_dead_kernel_is_reported(tmp_path):

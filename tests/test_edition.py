@@ -2,7 +2,11 @@
 
 import ast
 import json
+import os
 import re
+import subprocess
+import sys
+import zipfile
 
 import nbformat
 import pytest
@@ -154,10 +158,10 @@ def test_common_mistakes_are_numbered(edition):
 
 def test_text_of_the_solved_edition_is_removed():
     cell = {"cell_type": "markdown", "source": ["a\n", "<!-- solved edition -->\n", "b\n", "<!-- end -->\n", "c"]}
-    code = {"cell_type": "code", "source": ["<!-- solved edition -->\n"]}
+    code = {"cell_type": "code", "source": ["# NBVAL_IGNORE_OUTPUT\n", "<!-- solved edition -->\n", "x  # noqa: E731"]}
     left = json.loads(student_text(json.dumps({"cells": [cell, code]})))["cells"]
     assert "".join(left[0]["source"]) == "a\nc"
-    assert left[1]["source"] == code["source"]
+    assert "".join(left[1]["source"]) == "<!-- solved edition -->\nx"
 
 
 def defined_in_stubs(name):
@@ -192,3 +196,47 @@ def test_an_empty_submission_runs(edition, name, tmp_path, monkeypatch):
         # Only what takes the student's own work may stop; a tiny experiment may miss its limits.
         needs = any(re.search(rf"\b{own}\b", cell.source) for own in mine)
         assert needs or errors[0].ename == "AssertionError", (cell.source[:200], errors[0].ename, errors[0].evalue)
+
+
+def test_the_folder_stands_alone(tmp_path):
+    """What is in it says how to install it, and the package is there without notebooks or solutions."""
+    pytest.importorskip("nbgrader", reason="nbgrader is not installed")
+    out = tmp_path / "out"
+    release.release(out, ["1"], package=True, due="1 December", rules="Alone.")
+    readme, pins = (out / "README.md").read_text(), (out / "requirements.txt").read_text()
+    for said in ("pip install -r requirements.txt", "hw3 check", "hw3 submit", "by 1 December", "Alone.", "hours"):
+        assert said in readme
+    [wheel] = out.glob("*.whl")
+    assert f"./{wheel.name}" in pins.splitlines()
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        assert not [name for name in names if name.endswith(".ipynb")]
+        assert {"hw3utils/__init__.py", "hw3utils/tables/fid_sprites.json"} <= set(names)
+    target = tmp_path / "site"
+    words = [sys.executable, "-m", "pip", "install", "--no-index", "--no-deps", "--target", str(target), str(wheel)]
+    subprocess.run(words, check=True, capture_output=True)
+    environment = os.environ | {"PYTHONPATH": str(target)}
+    command = "import hw3utils, pathlib; print(pathlib.Path(hw3utils.__file__).parent)"
+    told = subprocess.run(
+        [sys.executable, "-P", "-c", command], env=environment, capture_output=True, text=True, cwd=out
+    )
+    assert told.stdout.strip() == str(target / "hw3utils")
+    # Without the repository the checks of a notebook run, and what needs the solutions says so.
+    for words, code, part in ((["check", "01_forward_process.ipynb"], 1, "still to be written"),
+                              (["submit"], 0, "02_ddpm_training.ipynb is missing"),
+                              (["release", "--out", "x"], 2, "install the package from a clone")):  # fmt: skip
+        done = subprocess.run([sys.executable, "-P", "-m", "hw3utils", *words], env=environment, capture_output=True,
+                              text=True, cwd=out)  # fmt: skip
+        assert done.returncode == code, done.stderr
+        assert part in done.stdout + done.stderr
+
+
+def test_an_edition_to_learn_alone_has_the_solutions_folded(tmp_path):
+    pytest.importorskip("nbgrader", reason="nbgrader is not installed")
+    [path] = release.release(tmp_path / "out", ["1"], answers=True)
+    notebook = nbformat.read(path, 4)
+    for n in exercises(notebook):
+        below = notebook.cells[n + 1].source
+        assert below.startswith("<details><summary>One solution</summary>")
+        assert "SOLUTION" not in below
+    assert sum("torch.cumprod" in text for text in texts(notebook)) >= 1

@@ -97,16 +97,16 @@ def test_invalid_notebooks_are_named(folder, content, capsys):
 
 
 def test_run_refuses_invalid_arguments(folder):
-    with pytest.raises(ValueError, match="profile is 'slow', expected one of quick, full"):
+    with pytest.raises(ValueError, match=r"slow.*quick.*full"):
         runner.run_notebooks(profile="slow", out=folder / "out")
     (folder / "file").write_text("no folder")
-    with pytest.raises(OSError, match="could not write to the folder"):
+    with pytest.raises(OSError, match="file"):
         runner.run_notebooks(out=folder / "file" / "x")
 
 
 def test_no_notebooks_are_an_error(folder, monkeypatch):
     monkeypatch.setattr(runner, "NOTEBOOKS", folder / "nowhere")
-    with pytest.raises(ValueError, match=r"no notebooks in .*nowhere"):
+    with pytest.raises(ValueError, match="nowhere"):
         runner.find_notebooks()
 
 
@@ -139,7 +139,7 @@ def test_notebooks_are_found_by_number_name_and_path(folder):
     assert [path.name for path in runner.find_notebooks()] == ["03_bad.ipynb", "04_good.ipynb"]
     for name in ("4", "04", "04_good", "04_good.ipynb", str(good)):
         assert [path.name for path in runner.find_notebooks([name])] == ["04_good.ipynb"]
-    with pytest.raises(ValueError, match="no notebook '7', expected a path or one of 03_bad, 04_good"):
+    with pytest.raises(ValueError, match=r"'7'.*03_bad.*04_good"):
         runner.find_notebooks(["7"])
 
 
@@ -149,7 +149,7 @@ def test_profiles_by_environment(monkeypatch):
     monkeypatch.delenv("HW3_PROFILE")
     assert current_profile() is PROFILES["quick"]
     monkeypatch.setenv("HW3_PROFILE", "slow")
-    with pytest.raises(ValueError, match="'slow', expected one of quick, full"):
+    with pytest.raises(ValueError, match=r"slow.*quick.*full"):
         current_profile()
     assert main(["run"]) == 2
 
@@ -242,15 +242,15 @@ def test_the_table_has_all_claims(capsys, monkeypatch):
 
 def test_report_refuses_invalid_arguments():
     report = Report("01")
-    with pytest.raises(ValueError, match=r"'Q2.P1' has no home in notebook 01"):
+    with pytest.raises(ValueError, match=r"Q2\.P1.*01"):
         report.check("Q2.P1", "x", 0.0, below=1)
-    with pytest.raises(ValueError, match="needs a limit"):
+    with pytest.raises(ValueError, match=r"below.*above"):
         report.check("Q1.P1", "x", 0.0)
-    with pytest.raises(ValueError, match="'x' got no number"):
+    with pytest.raises(ValueError, match="'x'"):
         report.check("Q1.P1", "x", torch.zeros(0), below=1)
-    with pytest.raises(AssertionError, match=r"nothing was checked for Q1.T1"):
+    with pytest.raises(AssertionError, match=r"Q1\.T1"):
         report.table()
-    with pytest.raises(ValueError, match="no notebook '99'"):
+    with pytest.raises(ValueError, match="'99'"):
         Report("99")
 
 
@@ -268,5 +268,5 @@ def test_sections_have_no_points(capsys):
     assert list(report.claims) == list(SECTIONS) == [f"07.{n}" for n in range(1, 8)]
     report.check("07.3", "an error", 0.0123, below=0.1)
     assert capsys.readouterr().out == "PASS  07.3  an error: 0.012 (must be below 0.1)\n"
-    with pytest.raises(ValueError, match=r"'07.1' has no home in notebook 06"):
+    with pytest.raises(ValueError, match=r"07\.1.*06"):
         Report("06").check("07.1", "x", 0.0, below=1)

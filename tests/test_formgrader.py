@@ -25,6 +25,10 @@ def homework(tmp_path_factory):
         yield edition
 
 
+# A script that ran here could mark with the grader's cookie.
+ANSWERED = "Because. <script>document.title = 'attacked'</script><img src=x onerror=\"document.title = 'attacked'\">"
+
+
 def attach_photo(path):
     """Put a photo of 37 by 20 pixels into the answer."""
     photo = io.BytesIO()
@@ -37,7 +41,7 @@ def attach_photo(path):
 
 def test_an_answer_is_marked_and_commented_in_the_formgrader(homework, tmp_path):
     folder, out = (
-        hand_in(tmp_path / "in" / "ann", homework, "def double(x): return 2 * x", "Because.", "4711"),
+        hand_in(tmp_path / "in" / "ann", homework, "def double(x): return 2 * x", ANSWERED, "4711"),
         tmp_path / "out",
     )
     attach_photo(folder / homework.name)
@@ -51,6 +55,7 @@ def test_an_answer_is_marked_and_commented_in_the_formgrader(homework, tmp_path)
         page.goto(f"{address}/{place}")
         page.wait_for_selector("#Q1-T1-answer")
         assert "Because." in page.inner_text("body")
+        assert page.title() != "attacked"
         assert page.evaluate("[...document.images].map(image => image.naturalWidth)") == [37]
         for box, text, kind in (("#Q1-T1-answer", "4", "grade"), ("textarea.comment >> nth=-1", "Say why.", "comment")):
             with page.expect_response(lambda r, kind=kind: f"api/{kind}/" in r.url and r.request.method == "PUT"):

@@ -333,6 +333,58 @@ def test_submissions_of_every_kind(small, tmp_path, capsys):
     assert "killer: 0 of 2 automatic points" in said
 
 
+CLOUD = """!git clone https://example.org/hw3 && cd hw3
+%cd hw3
+!pip install -e ./hw3utils
+%pip uninstall -y hw3utils
+"""
+
+
+def test_only_the_guilty_cell_pays_and_nothing_outside_changes(small, tmp_path):
+    """Cells of a student before a right solution that leave, close, install or start something."""
+    guilty = {
+        "quit": "quit()",
+        "exit": "import sys\nsys.exit(1)",
+        "dies": "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)",
+        "hangs": "while True:\n    pass",
+        "closes": "import sys\nsys.stdout.close()",
+        "cloud": CLOUD,
+        "\x1b[31mcontrol\u202e": "1 / 0",
+    }
+    folders = []
+    for name, source in guilty.items():
+        folder = Path(variant(small, name, RIGHT))
+        notebook = nbformat.read(folder / small.name, as_version=4)
+        notebook.cells.insert(0, nbformat.v4.new_code_cell(source))
+        nbformat.write(notebook, folder / small.name)
+        (folder / "\x1b[2Jevil.zip").write_bytes(b"no archive")
+        folders.append(folder)
+    before = grade.environment_state()
+    results = grade.grade(folders, tmp_path / "out", timeout=3, seed=3, jobs=2)
+    assert grade.environment_state() == before
+    assert [(result.student, result.cells[0].points) for result in results] == [
+        (result.student, 2) for result in results
+    ]
+    problems = {result.student: " ".join(result.problems) for result in results}
+    for command in CLOUD.splitlines():
+        assert command in problems["cloud"]
+    text = "".join(grade.summary(result) for result in results)
+    text += "".join(path.read_text() for path in (tmp_path / "out").glob("*/report.json"))
+    assert not [c for c in ("\x1b", "\\u001b", "\u202e", "\\u202e") if c in text]
+
+
+def test_a_changed_package_or_library_is_a_reason_to_grade_again(small, tmp_path, monkeypatch):
+    folder, out = Path(variant(small, "ann", RIGHT)), tmp_path / "out"
+    ran = []
+    monkeypatch.setattr(grade, "_grade_one", lambda *words: ran.append(words[-1]))
+    state = grade.environment_state()
+    assert {"losses.py", "tables/fid_sprites.json", "torch", "numpy"} <= set(state)
+    for change in ({}, {"losses.py": "other"}, {"tables/fid_sprites.json": "other"}, {"torch": "2.0"}):
+        monkeypatch.setattr(grade, "environment_state", lambda change=change: state | change)
+        grade.grade([folder], out, timeout=3, seed=3)
+    assert len(set(ran)) == len(ran) == 4
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

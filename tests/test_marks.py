@@ -17,12 +17,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from course_helpers import hand_in, small_homework
+from course_helpers import CHECK, double_cells, hand_in, mark, small_homework, write
 from nbformat.v4 import new_code_cell, new_markdown_cell
 from PIL import Image
 
 from hw3utils.__main__ import command_parser, main
-from hw3utils.course.assignment import ITEMS
+from hw3utils.course.assignment import ITEMS, GradedCell
 from hw3utils.course.grading import session as grade
 from hw3utils.course.notebooks.cells import ANSWER, ASSIGNMENT, Course
 from hw3utils.course.notebooks.execute import find_notebooks, read_notebook
@@ -336,6 +336,32 @@ def test_submissions_are_absolute_paths(homework, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "in")
     named = grade.named_submissions([Path("ann"), Path("./ann/01_small.ipynb")])
     assert list(named.values()) == [tmp_path / "in" / "ann", tmp_path / "in" / "ann" / "01_small.ipynb"]
+
+
+def test_checks_added_after_grading_has_begun_are_refused_before_anything_is_deleted(graded, tmp_path, monkeypatch):
+    out = shutil.copytree(graded / "out", tmp_path / "out")
+    cells = double_cells()
+    cells.insert(2, new_code_cell("assert double(3) == 6", metadata=mark("Q1-P1-more-check", **CHECK)))
+    path = write(tmp_path / "01_small.ipynb", cells)
+    monkeypatch.setattr(grade, "find_notebooks", lambda names=(): [path])
+    before = score_of_nbgrader(out, "ann")
+    with pytest.raises(ValueError, match="Q1-P1-more-check"):
+        grade.grade([graded / "in" / "ann"], out, timeout=60)
+    assert (out / "release").is_dir()
+    assert score_of_nbgrader(out, "ann") == before
+
+
+def test_totals_are_the_sums_of_the_shown_points(tmp_path):
+    cells = [GradedCell(f"{item}-check", item, 2.0, 1 / 3, None, False) for item in ITEMS]
+    marks._write(tmp_path, [marks.Marks("ann", "4711", None, cells=cells)])
+    [row] = rows(tmp_path / "marks.csv")
+    assert float(row["total"]) == pytest.approx(sum(float(row[item]) for item in ITEMS), abs=1e-9)
+
+
+def test_excel_opens_names_in_any_script(graded):
+    assert main(["marks", str(graded / "out")]) in (0, 1)
+    for name in ("marks.csv", "grades.csv", "moodle.csv", "canvas.csv"):
+        assert (graded / "out" / name).read_bytes().startswith(b"\xef\xbb\xbf")
 
 
 def test_marks_of_nothing_are_refused(tmp_path, capsys):

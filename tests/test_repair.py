@@ -244,3 +244,68 @@ def test_many_outputs_do_not_displace_the_result_of_a_check():
     assert [output.output_type for output in notebook.cells[1].outputs] == ["error"]
     assert len(nbformat.writes(notebook)) < 4_000_000
     assert "further outputs of this cell" in notebook.cells[0].outputs[-1].text
+
+
+# ------------------------------------------------------------------------------------------- text in other places
+
+
+def answer_of(repaired):
+    return sources(repaired)["Q1-T1-answer"]
+
+
+@pytest.mark.parametrize("place", [3, 4], ids=["question", "answer"])
+def test_text_in_a_locked_cell_is_kept_and_a_blank_answer_gets_it(place, edition):
+    submitted = copy.deepcopy(edition)
+    submitted.cells[place].source += f"\n\n{ANSWERED}"
+    repaired = rebuild(edition, submitted)
+    assert ANSWERED in answer_of(repaired)
+    assert sources(repaired)["Q1-T1-question"] == "**Why?**"
+    if place == 3:
+        assert [note for note in repaired.notes if "Q1-T1-question" in note]
+        assert [note for note in repaired.notes if "the answer Q1-T1-answer" in note]
+
+
+def test_an_answer_that_is_there_is_left_alone(edition, done):
+    done.cells[3].source += "\n\nA remark."
+    repaired = rebuild(edition, done)
+    assert answer_of(repaired) == ANSWERED
+    assert "A remark." in [cell.source for cell in repaired.notebook.cells]
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        [nbformat.v4.new_raw_cell(ANSWERED)],
+        [new_markdown_cell("Because"), nbformat.v4.new_raw_cell("$x = 1$.")],
+        [new_code_cell("# Because x = 1.")],
+    ],
+)
+@pytest.mark.parametrize("place", [0, 1, 4, 6], ids=["first", "far above", "above", "at the end"])
+def test_text_anywhere_reaches_a_blank_answer(place, cells, edition):
+    submitted = copy.deepcopy(edition)
+    submitted.cells[place:place] = copy.deepcopy(cells)
+    repaired = rebuild(edition, submitted)
+    for cell in cells:
+        assert cell.source in answer_of(repaired)
+    assert any("Q1-T1-answer" in note for note in repaired.notes)
+    nbformat.validate(repaired.notebook)
+
+
+def test_the_parts_of_a_split_answer_are_joined(edition, done):
+    metadata = done.cells[4].metadata
+    done.cells[4:5] = [new_markdown_cell(part, metadata=copy.deepcopy(metadata)) for part in ("Because", "$x = 1$.")]
+    repaired = rebuild(edition, done)
+    assert answer_of(repaired) == "Because\n\n$x = 1$."
+    assert any("split into 2 cells" in note for note in repaired.notes)
+
+
+def test_a_blank_answer_without_other_text_stays_blank(edition):
+    repaired = rebuild(edition, copy.deepcopy(edition))
+    assert answer_of(repaired) == ANSWER
+    assert repaired.notes == []
+
+
+def test_a_raw_cell_becomes_text(edition, done):
+    """A page shows raw cells as HTML."""
+    done.cells.append(nbformat.v4.new_raw_cell("<script>x</script>"))
+    assert {cell.cell_type for cell in rebuild(edition, done).notebook.cells} == {"code", "markdown"}

@@ -18,6 +18,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def call(args: argparse.Namespace) -> int:
     """Check them; 1 when something that gives points is missing or fails."""
+    from hw3utils.course.notebooks.sanitize import printable
     from hw3utils.course.student.check import DONE, check_notebook, summary
 
     paths = args.notebooks or sorted(Path().glob("*.ipynb"))
@@ -26,7 +27,7 @@ def call(args: argparse.Namespace) -> int:
     results = {}
     for path in paths:
         results[path.name] = check_notebook(path, timeout=args.timeout)
-        print(f"\n{path.name}")
+        print(f"\n{printable(path.name)}")
         for part in results[path.name]:
             print(part.line(), flush=True)
     print(f"\n{summary(results)}")

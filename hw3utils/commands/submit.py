@@ -17,10 +17,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def call(args: argparse.Namespace) -> int:
     """Pack it; warnings do not stop that."""
+    from hw3utils.course.notebooks.sanitize import printable
     from hw3utils.course.student.submit import report, submit
 
     result = submit(args.folder, args.out, timeout=args.timeout)
     for name, parts in result.checks.items():
-        print("\n".join([name, *(part.line() for part in parts), ""]))
+        print("\n".join([printable(name), *(part.line() for part in parts), ""]))
     print("\n".join(report(result, args.out)))
     return 0

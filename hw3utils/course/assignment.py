@@ -64,6 +64,15 @@ SECTIONS: dict[str, Item] = {
 
 # What stands in an answer cell of the student edition.
 ANSWER = "*Your answer here.*"
+# The graded notebooks: the package may be installed without them.
+NOTEBOOK_FILES = (
+    "01_forward_process.ipynb",
+    "02_ddpm_training.ipynb",
+    "03_ddim.ipynb",
+    "04_fid.ipynb",
+    "05_score_matching.ipynb",
+    "06_langevin_dynamics.ipynb",
+)
 # The output of `Report.table`, which `hw3 run` collects.
 MIMETYPE = "application/vnd.hw3utils.items+json"
 STUDENT_VARIABLE = "HW3_STUDENT"

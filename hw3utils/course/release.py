@@ -1,26 +1,93 @@
-"""The student edition: solutions become stubs, answers become blank, the checks stay."""
+"""The student edition: notebooks with stubs and blank answers, a README, and the package as a wheel."""
 
+import base64
+import csv
+import hashlib
+import io
 import shutil
 import tempfile
+import tomllib
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import nbformat
+from nbformat import NotebookNode
+from nbformat.v4 import new_markdown_cell
+
 from hw3utils.course.assignment import STUDENT_FILE
-from hw3utils.course.notebooks.cells import (
-    Course,
-    need_nbgrader,
-    program_path,
-)
-from hw3utils.course.notebooks.execute import NOTEBOOKS, environment, find_notebooks
+from hw3utils.course.notebooks.cells import Course, marked_cells, need_nbgrader, program_path
+from hw3utils.course.notebooks.execute import NOTEBOOKS, ROOT, environment, find_notebooks, read_notebook
 from hw3utils.files import check_writable, write_atomically
 
+PACKAGE = Path(__file__).resolve().parents[1]
+_IN_WHEEL = (".py", ".json", ".safetensors", ".txt", ".typed")
+_SOLUTION_MARKS = ("### BEGIN SOLUTION", "### END SOLUTION")
+README, REQUIREMENTS = "README.md", "requirements.txt"
+STUDENT_README = """# Homework 3: diffusion and score-based generative models
 
-def release(out: Path, names: Sequence[str] = ()) -> list[Path]:
+Seven notebooks: you write the parts that are marked, and each has a check that tells at once whether it is right.
+Notebooks 01 to 06 are graded (110 points), 07 is for those who want to go on.
+
+## Install
+
+Python 3.11 or later, in this folder, on your machine or in the cloud:
+
+    python -m venv .venv && . .venv/bin/activate
+    pip install -r requirements.txt
+    jupyter lab
+
+In a cloud notebook (Colab, Kaggle), upload this folder, and run in the first cell: `%pip install -r requirements.txt`.
+
+## Work
+
+Write your student number into `student_number.txt`. Begin with Q1.P1 in `01_forward_process.ipynb`: replace the line
+with `NotImplementedError` by your code, run the cell and the check below it. Answers in text go into the cells that
+say *Your answer here.* Locked cells are restored before grading: write below them, not into them.
+
+| notebook | about |
+|---|---|
+| 01 forward process | 5 hours |
+| 02 DDPM training | 5 hours |
+| 03 DDIM | 5 hours |
+| 04 FID | 3 hours |
+| 05 score matching | 6 hours |
+| 06 Langevin dynamics | 6 hours |
+| 07 one process (optional) | 4 hours |
+
+`hw3 check` runs all checks of the notebooks in this folder in a minute or two, without the experiments, and lists what
+is done, missing or failed. Grading runs the same checks on other random input.
+
+## Hand in
+
+`hw3 submit` checks everything and packs `submission.zip`: the notebooks, your student number, and files beside them
+that your notebooks need. Hand in that one file{due}.
+
+## Rules
+
+{rules}
+"""
+_RULES = "(Your teacher writes here what you may work on together, and what you must write alone.)"
+
+
+def release(
+    out: Path,
+    names: Sequence[str] = (),
+    *,
+    package: bool = False,
+    answers: bool = False,
+    due: str = "",
+    rules: str = "",
+) -> list[Path]:
     """Write the student edition: solutions replaced by a stub that raises, answers blank, checks unchanged.
 
     Args:
         out: folder to write, new or empty, or an earlier edition.
         names: which notebooks (see `find_notebooks`); none is all.
+        package: also build the package as a wheel, so that the folder needs nothing else.
+        answers: for those who learn alone: each solution and answer folded below its exercise.
+        due: the deadline, for the README.
+        rules: on working together, for the README.
 
     Returns:
         The notebooks written.
@@ -32,19 +99,87 @@ def release(out: Path, names: Sequence[str] = ()) -> list[Path]:
     """
     need_nbgrader()
     paths = find_notebooks(names)
-    ours = {path.name for path in find_notebooks()} | {STUDENT_FILE}
+    wheel = _wheel_name()
+    known = {path.name for path in find_notebooks()} | {STUDENT_FILE, README, REQUIREMENTS, wheel}
     if out.exists():
-        foreign = sorted(path.name for path in out.iterdir() if path.name not in ours) if out.is_dir() else [out.name]
+        foreign = sorted(path.name for path in out.iterdir() if path.name not in known) if out.is_dir() else [out.name]
         if foreign:
             raise ValueError(f"{out} holds {foreign[0]!r}, which is no part of an edition; choose a new folder.")
     check_writable(out)
     written = []
     with tempfile.TemporaryDirectory(prefix="hw3-release-") as folder, environment(PATH=program_path()):
         course = Course(Path(folder))
-        made = course.generate(paths)
-        out.mkdir(parents=True, exist_ok=True)
-        for path in made:
-            written.append(write_atomically(out / path.name, lambda to, path=path: shutil.copyfile(path, to)))
+        for path, made in zip(paths, course.generate(paths), strict=True):
+            notebook = read_notebook(made)
+            if answers:
+                _fold_answers(notebook, read_notebook(path))
+            text = nbformat.writes(notebook) + "\n"
+            written.append(_write(out / path.name, text))
     number = NOTEBOOKS / STUDENT_FILE
     write_atomically(out / STUDENT_FILE, lambda to: shutil.copyfile(number, to))
+    when = f", by {due}" if due else " (your teacher says where and by when)"
+    _write(out / README, STUDENT_README.format(due=when, rules=rules or _RULES))
+    pins = (ROOT / REQUIREMENTS).read_text(encoding="utf-8")
+    _write(out / REQUIREMENTS, pins.replace("-e ./hw3utils", f"./{wheel}" if package else "hw3utils"))
+    if package:
+        write_atomically(out / wheel, build_wheel)
     return written
+
+
+def _write(path: Path, text: str) -> Path:
+    return write_atomically(path, lambda to: to.write_text(text, encoding="utf-8"))
+
+
+def _fold_answers(edition: NotebookNode, solved: NotebookNode) -> None:
+    """Insert the solution or answer of each exercise below its cell, folded."""
+    solutions = marked_cells(solved)
+    cells = []
+    for cell in edition.cells:
+        cells.append(cell)
+        mark = cell.metadata.get("nbgrader", {})
+        if mark.get("solution"):
+            source = solutions[mark["grade_id"]].source
+            if cell.cell_type == "code":
+                lines = [line for line in source.splitlines() if line.strip() not in _SOLUTION_MARKS]
+                source = "\n".join(["```python", *lines, "```"])
+            folded = f"<details><summary>One solution</summary>\n\n{source}\n\n</details>"
+            cells.append(new_markdown_cell(folded))
+    edition.cells = cells
+
+
+def _project() -> dict:
+    return tomllib.loads((PACKAGE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def _wheel_name() -> str:
+    return f"{_project()['name']}-{_project()['version']}-py3-none-any.whl"
+
+
+def build_wheel(path: Path) -> None:
+    """Write the package as a wheel, without network and build tools; the same files give the same wheel."""
+    project = _project()
+    info = f"{project['name']}-{project['version']}.dist-info"
+    metadata = ["Metadata-Version: 2.1", f"Name: {project['name']}", f"Version: {project['version']}"]
+    metadata += [f"Summary: {project['description']}", f"Requires-Python: {project['requires-python']}"]
+    metadata += [f"Requires-Dist: {requirement}" for requirement in project["dependencies"]]
+    for extra, requirements in project.get("optional-dependencies", {}).items():
+        metadata.append(f"Provides-Extra: {extra}")
+        metadata += [f'Requires-Dist: {requirement}; extra == "{extra}"' for requirement in requirements]
+    scripts = [f"{name} = {target}" for name, target in project["scripts"].items()]
+    files = {
+        f"{PACKAGE.name}/{path.relative_to(PACKAGE).as_posix()}": path.read_bytes()
+        for path in sorted(PACKAGE.rglob("*"))
+        if path.is_file() and (path.suffix in _IN_WHEEL or path.name == README) and "__pycache__" not in path.parts
+    }
+    files[f"{info}/METADATA"] = "\n".join([*metadata, ""]).encode()
+    files[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: hw3\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    files[f"{info}/entry_points.txt"] = "\n".join(["[console_scripts]", *scripts, ""]).encode()
+    record = io.StringIO()
+    for name, content in files.items():
+        digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+        csv.writer(record, lineterminator="\n").writerow([name, f"sha256={digest}", len(content)])
+    csv.writer(record, lineterminator="\n").writerow([f"{info}/RECORD", "", ""])
+    files[f"{info}/RECORD"] = record.getvalue().encode()
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)

@@ -19,6 +19,7 @@ from hw3utils.progress import progress
 
 STUB_LINE = 'raise NotImplementedError("write this part first")'
 STUB = f"# your code here\n{STUB_LINE}"
+_TOOL_COMMENT = re.compile(r"^# NBVAL_\w+\n|  # noqa\b[^\n]*", re.M)
 _SOLVED_ONLY = re.compile(r"\n?^<!-- solved edition -->$.*?^<!-- end -->$", re.M | re.S)
 
 
@@ -109,11 +110,14 @@ class Course:
 
 
 def student_text(notebook: str) -> str:
-    """The JSON of a notebook without the text between the lines `<!-- solved edition -->` and `<!-- end -->`."""
+    """The JSON of a notebook without what is only for its authors.
+
+    That is the text between the lines `<!-- solved edition -->` and `<!-- end -->`, and comments for linter and tests.
+    """
     content = json.loads(notebook)
     for cell in content["cells"]:
-        if cell["cell_type"] == "markdown":
-            cell["source"] = _SOLVED_ONLY.sub("", "".join(cell["source"])).splitlines(keepends=True)
+        pattern = _SOLVED_ONLY if cell["cell_type"] == "markdown" else _TOOL_COMMENT
+        cell["source"] = pattern.sub("", "".join(cell["source"])).splitlines(keepends=True)
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 

@@ -54,18 +54,35 @@ def prepare(out: Path, notebooks: Sequence[Path]) -> dict[str, Path]:
 
     Returns:
         The released notebooks by name.
+
+    Raises:
+        ValueError: when graded cells were added or removed since submissions were graded here.
     """
     with locked(out):
         state = read_json(out / _STATE) if (out / _STATE).is_file() else {}
         hashes = {path.name: file_sha256(path) for path in notebooks}
         editions = {path.name: out / "release" / ASSIGNMENT / path.name for path in notebooks}
         if state.get("notebooks") != hashes or not all(path.is_file() for path in editions.values()):
+            _check_same_cells(out, notebooks)
             for folder in ("source", "release"):
                 shutil.rmtree(out / folder, ignore_errors=True)
             Course(out).generate(notebooks)
             write_json(out / _STATE, state | {"notebooks": hashes})
         write_atomically(out / "nbgrader_config.py", lambda to: to.write_text(CONFIGURATION, encoding="utf-8"))
     return editions
+
+
+def _check_same_cells(out: Path, notebooks: Sequence[Path]) -> None:
+    """Refuse other graded cells than those of the submissions that are graded: nbgrader would delete their marks."""
+    known = {cell["cell"] for report in reports_in(out).values() for cell in report["cells"]}
+    now = {name for path in notebooks for name in graded_cells(nbformat.read(path, as_version=4))}
+    if known and known != now:
+        changes = [f"{what} {', '.join(sorted(names))}" for what, names in
+                   (("new:", now - known), ("gone:", known - now)) if names]  # fmt: skip
+        raise ValueError(
+            f"the graded cells changed since submissions were graded in {out} ({'; '.join(changes)}): grade all again "
+            "in a new folder with --out, or take the change back."
+        )
 
 
 def stored_seed(out: Path) -> int | None:

@@ -13,11 +13,12 @@ import nbformat
 from nbformat import NotebookNode
 
 from hw3utils import __version__
-from hw3utils.course.assignment import STUDENT_FILE, CellState, GradedCell, is_homework, number_in
+from hw3utils.course.assignment import NOTEBOOK_FILES, STUDENT_FILE, CellState, GradedCell, is_homework, number_in
 from hw3utils.course.grading.submission import MANIFEST, MAX_FILE, sort_files
 from hw3utils.course.notebooks.cells import grade_id, graded_cells
 from hw3utils.course.notebooks.execute import NOTEBOOKS, find_notebooks, read_notebook
 from hw3utils.course.notebooks.repair import read_leniently
+from hw3utils.course.notebooks.sanitize import printable
 from hw3utils.course.student.check import check_notebook
 from hw3utils.files import check_writable, file_sha256, write_atomically
 
@@ -63,7 +64,7 @@ def submit(folder: Path, out: Path, *, timeout: int = 120, made: datetime | None
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}; check the path.")
     check_writable(out.parent)
-    homework = {path.name: path for path in find_notebooks() if is_homework(path.name)}
+    homework = _homework()
     result = PackedHomework()
     _collect(folder, out, result)
     if not set(homework) & set(result.files):
@@ -73,13 +74,21 @@ def submit(folder: Path, out: Path, *, timeout: int = 120, made: datetime | None
         if name not in result.files:
             result.warnings.append(f"{name} is missing.")
             continue
-        result.warnings += _notebook(folder / name, read_notebook(original), result, timeout)
+        result.warnings += _notebook(folder / name, original, result, timeout)
     for name in result.files:
         if name not in homework and name != STUDENT_FILE and is_homework(name):
             result.warnings.append(f"{name} is no notebook of this homework: it is packed, but no check will see it.")
     result.warnings += [f"{name} is left out: {reason}." for name, reason in sorted(result.left_out.items())]
     _pack(folder, out, result, made or datetime.now(UTC))
     return result
+
+
+def _homework() -> dict[str, Path | None]:
+    """The homework's notebooks by name, with their paths if the package is installed with them."""
+    try:
+        return {path.name: path for path in find_notebooks() if is_homework(path.name)}
+    except ValueError:
+        return dict.fromkeys(NOTEBOOK_FILES)
 
 
 def _collect(folder: Path, out: Path, result: PackedHomework) -> None:
@@ -117,7 +126,7 @@ def _number(folder: Path, result: PackedHomework) -> None:
         result.warnings.append(f"{STUDENT_FILE} still holds {result.student_number}, an example: write your own.")
 
 
-def _notebook(path: Path, original: NotebookNode, result: PackedHomework, timeout: int) -> list[str]:
+def _notebook(path: Path, original: Path | None, result: PackedHomework, timeout: int) -> list[str]:
     """Check one notebook; warnings about it."""
     try:
         notebook = read_leniently(path)
@@ -126,7 +135,8 @@ def _notebook(path: Path, original: NotebookNode, result: PackedHomework, timeou
     result.checks[path.name] = check_notebook(path, timeout=timeout)
     open_parts = [part.cell for part in result.checks[path.name] if part.state != CellState.DONE]
     found = [f"{path.name} has parts that are not done: {', '.join(open_parts)}."] if open_parts else []
-    found += _changed_checks(path.name, original, notebook)
+    if original is not None:
+        found += _changed_checks(path.name, read_notebook(original), notebook)
     try:
         as_saved = nbformat.read(path, as_version=4)
         nbformat.validate(as_saved)
@@ -213,5 +223,5 @@ def report(result: PackedHomework, out: Path) -> Sequence[str]:
     """What was packed and what to look at again, line by line."""
     counts = Counter(part.state for parts in result.checks.values() for part in parts)
     states = ", ".join(f"{number} {state}" for state, number in counts.items())
-    lines = [f"warning: {warning}" for warning in result.warnings]
+    lines = [f"warning: {printable(warning)}" for warning in result.warnings]
     return [*lines, f"{out}: {len(result.files)} files and a manifest; parts: {states or 'none could be checked'}"]
