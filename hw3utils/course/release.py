@@ -16,8 +16,8 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
 from hw3utils.course.assignment import STUDENT_FILE
-from hw3utils.course.notebooks.cells import Course, marked_cells, need_nbgrader, program_path
-from hw3utils.course.notebooks.execute import NOTEBOOKS, ROOT, environment, find_notebooks, read_notebook
+from hw3utils.course.notebooks.cells import Course, is_check, marked_cells, need_nbgrader, program_path
+from hw3utils.course.notebooks.execute import CONTINUE_TAG, NOTEBOOKS, ROOT, environment, find_notebooks, read_notebook
 from hw3utils.files import check_writable, write_atomically
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -111,6 +111,7 @@ def release(
         course = Course(Path(folder))
         for path, made in zip(paths, course.generate(paths), strict=True):
             notebook = read_notebook(made)
+            _run_to_the_end(notebook)
             if answers:
                 _fold_answers(notebook, read_notebook(path))
             text = nbformat.writes(notebook) + "\n"
@@ -128,6 +129,13 @@ def release(
 
 def _write(path: Path, text: str) -> Path:
     return write_atomically(path, lambda to: to.write_text(text, encoding="utf-8"))
+
+
+def _run_to_the_end(notebook: NotebookNode) -> None:
+    """Let Run All go past an exercise that raises; `hw3 run`, nbval and grading still stop at every error."""
+    for name, cell in marked_cells(notebook).items():
+        if cell.cell_type == "code" and (cell.metadata["nbgrader"].get("solution") or is_check(name)):
+            cell.metadata["tags"] = [*cell.metadata.get("tags", []), CONTINUE_TAG]
 
 
 def _fold_answers(edition: NotebookNode, solved: NotebookNode) -> None:
