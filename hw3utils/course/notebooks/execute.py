@@ -244,9 +244,10 @@ def run_notebooks(
     jobs = min(2, cores, len(paths)) if jobs is None else max(1, min(jobs, len(paths)))
     print(f"running {len(paths)} notebooks, profile {profile}, {jobs} at a time", flush=True)
     outcomes: list[Outcome] = []
+    committed = ROOT / "figures" if update else None
     if jobs == 1:
         for path in paths:
-            outcomes.append(_run_one(path, profile, out, update, tick=True))
+            outcomes.append(_run_one(path, profile, out, committed, tick=True))
             _print_outcome(outcomes[-1])
     else:
         threads = str(max(1, cores // jobs))
@@ -255,9 +256,15 @@ def run_notebooks(
             environment(OMP_NUM_THREADS=given or threads),
             ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool,
         ):
-            for work in as_completed([pool.submit(_run_one, path, profile, out, update) for path in paths]):
-                outcomes.append(work.result())
-                _print_outcome(outcomes[-1])
+            try:
+                for work in as_completed([pool.submit(_run_one, path, profile, out, committed) for path in paths]):
+                    outcomes.append(work.result())
+                    _print_outcome(outcomes[-1])
+            except KeyboardInterrupt:
+                pool.shutdown(wait=False, cancel_futures=True)
+                for worker in multiprocessing.active_children():
+                    os.kill(worker.pid, signal.SIGINT)
+                raise
         outcomes.sort(key=lambda outcome: outcome.notebook)
     _write_index(outcomes, out)
     _summary(outcomes, out)
@@ -275,19 +282,19 @@ def _check_targets(paths: Sequence[Path], out: Path, update: bool) -> None:
             raise ValueError(f"{out / path.name} is the notebook itself; choose another --out, or add --update.")
 
 
-def _run_one(path: Path, profile: str, out: Path, update: bool, tick: bool = False) -> Outcome:
-    """Execute one notebook and write its copy, page and figures."""
+def _run_one(path: Path, profile: str, out: Path, committed: Path | None, tick: bool = False) -> Outcome:
+    """Execute one notebook and write its copy, page and figures; with the folder of committed figures, update both."""
     outcome = Outcome(path.stem)
     with tempfile.TemporaryDirectory() as folder:
         figures = Path(folder)
         notebook = execute(path, outcome, figures=figures, profile=profile, tick=tick)
         good = outcome.error is None
-        for target in [out / "figures", *([ROOT / "figures"] if update and good else [])]:
+        for target in [out / "figures", *([committed] if committed and good else [])]:
             target.mkdir(parents=True, exist_ok=True)
             for figure in sorted(figures.iterdir()):
                 shutil.copy(figure, target / figure.name)
     text = nbformat.writes(notebook) + "\n"
-    for target in [out / path.name, *([path] if update and good else [])]:
+    for target in [out / path.name, *([path] if committed and good else [])]:
         write_atomically(target, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     page, _ = Page().from_notebook_node(notebook, {"metadata": {"name": path.stem, "path": str(path.parent)}})
     write_atomically(out / f"{path.stem}.html", lambda temporary: temporary.write_text(page, encoding="utf-8"))
