@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 
 from nbformat import NotebookNode
 
-from hw3utils.course.notebooks.cells import grade_id, is_check
+from hw3utils.course.notebooks.cells import grade_id, is_check, syntax_tree
 
 # Cell magics whose body runs as Python in the notebook's namespace.
 _TRANSPARENT_MAGIC = re.compile(r"\s*%%(?:time|timeit|capture|prun)\b[^\n]*\n")
 # Methods that change their object, wherever they are called.
 _MUTATOR_NAMES = "append extend insert update setdefault add remove discard pop popitem clear sort reverse"
 _MUTATORS = frozenset(_MUTATOR_NAMES.split())
-_INVALID_PYTHON = (SyntaxError, ValueError, RecursionError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -48,12 +47,10 @@ def statements_of(notebook: NotebookNode) -> list[Statement]:
         if cell.cell_type != "code" or not cell.source.strip():
             continue
         mark, name = cell.metadata.get("nbgrader", {}), grade_id(cell)
-        try:
-            statements = _parse(cell.source)
-        except _INVALID_PYTHON:
+        statements = _parse(cell.source)
+        if statements is None:
             found.append(Statement(number, cell.source))
-            continue
-        if name and (mark.get("solution") or mark.get("grade") or is_check(name)):
+        elif name and (mark.get("solution") or mark.get("grade") or is_check(name)):
             found.append(_merge(number, cell.source, statements))
         elif _TRANSPARENT_MAGIC.match(cell.source):
             found.append(_merge(number, "\n".join(statement.source for statement in statements), statements))
@@ -128,13 +125,16 @@ def _is_import(statement: Statement) -> bool:
     return statement.source.startswith(("import ", "from ")) and "\n" not in statement.source
 
 
-def _parse(source: str) -> list[Statement]:
-    """The statements of a cell with their names; IPython's syntax as calls."""
+def _parse(source: str) -> list[Statement] | None:
+    """The statements of a cell with their names, IPython's syntax as calls; None if it is not valid."""
     from IPython.core.inputtransformer2 import TransformerManager
 
     source = _TRANSPARENT_MAGIC.sub("", source, count=1) if _TRANSPARENT_MAGIC.match(source) else source
-    tree = ast.parse(TransformerManager().transform_cell(source))
-    return [_statement(node) for node in tree.body]
+    try:
+        tree = syntax_tree(TransformerManager().transform_cell(source))
+        return None if tree is None else [_statement(node) for node in tree.body]
+    except (SyntaxError, RecursionError):  # of the transformer, and of what is too deep to be written again
+        return None
 
 
 def _statement(node: ast.stmt) -> Statement:
