@@ -15,6 +15,8 @@ _TRANSPARENT_MAGIC = re.compile(r"\s*%%(?:time|timeit|capture|prun)\b[^\n]*\n")
 # Methods that change their object, wherever they are called.
 _MUTATOR_NAMES = "append extend insert update setdefault add remove discard pop popitem clear sort reverse"
 _MUTATORS = frozenset(_MUTATOR_NAMES.split())
+# Functions of modules that change how the module works: torch.set_default_dtype.
+_CONFIGURES = re.compile(r"(set|use|enable|disable|config|init|register|setup|seed|manual_seed|prepare)")
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def _merge(cell: int, source: str, statements: Sequence[Statement]) -> Statement
 def _with_effects(statements: Sequence[Statement]) -> list[Statement]:
     """Add to each statement the names that the functions that it calls assign globally.
 
-    A call of a module's function does not change the module.
+    A call of a module's function does not change the module, unless its name says so.
     """
     modules = frozenset().union(*(statement.binds for statement in statements if _is_import(statement)))
     effects: dict[str, frozenset[str]] = {}
@@ -154,7 +156,7 @@ def _statement(node: ast.stmt) -> Statement:
             globals_set.add(symbol.get_name())
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         uses.discard(node.name)
-    assigns = binds | globals_set
+    assigns = binds | globals_set | _configured(node)
     sets = (assigns | _changed_in_place(node), uses, assigns, _called(node), globals_set)
     return Statement(0, text, *map(frozenset, sets))
 
@@ -185,6 +187,16 @@ def _changed_in_place(statement: ast.stmt) -> set[str]:
                 found.add(_root(function.value))
     # The claims that `report` collects decide no check.
     return found - {None, "report"}
+
+
+def _configured(statement: ast.stmt) -> set[str]:
+    """The module or object of a statement such as torch.set_default_dtype(...)."""
+    function = (
+        statement.value.func if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call) else None
+    )
+    if isinstance(function, ast.Attribute) and _CONFIGURES.match(function.attr):
+        return {_root(function.value)} - {None}
+    return set()
 
 
 def _called(statement: ast.stmt) -> set[str]:
