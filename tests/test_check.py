@@ -84,6 +84,8 @@ def chosen(*sources):
         (["a = []\nb = []", "a.append(1)\nb.append(2)", "print(a)"], ["a = []", "a.append(1)", "print(a)"]),
         (["a = []", "for k in b'x':\n    a.append(k)", "a"], ["a = []", "for k in b'x':\n    a.append(k)", "a"]),
         (["import math", "math.floor(1)", "math.pi"], ["import math", "math.pi"]),
+        (["import torch", "torch.set_default_dtype(1)\ntorch.ones(1)", "torch.pi"],
+         ["import torch", "torch.set_default_dtype(1)", "torch.pi"]),
         (["%%time\na = 1\nb = 2", "print(b)"], ["a = 1\nb = 2", "print(b)"]),
         (["def set_a():\n    global a\n    a = 1\nset_a()", "print(a)"],
          ["def set_a():\n    global a\n    a = 1", "set_a()", "print(a)"]),

@@ -293,10 +293,18 @@ def walk_by_pairs(score, x, a, n, generator):
     return x
 
 
+def walk_and_ask_again(score, x, a, n, generator):
+    """The score may be asked at the end as well, and twice at each point."""
+    x = walk(lambda x: (score(x) + score(x)) / 2, x, a, n, generator)
+    score(x)
+    return x
+
+
 test_langevin = judged(
     checks.check_langevin,
     [
         (walk, None),
+        (walk_and_ask_again, None),
         (walk_by_numpy, None),
         (
             lambda score, x, a, n, generator: langevin(
@@ -376,9 +384,9 @@ test_annealed_langevin = judged(
         ),
         (anneal_with(order=-1), "wrong way"),
         (anneal_with(constant=True), "same at every level"),
-        (anneal_with(reference=0), "not the first"),
-        (anneal_with(power=1), "not with its square"),
-        (anneal_restarted, "only the last level"),
+        (anneal_with(reference=0), "first sigma"),
+        (anneal_with(power=1), "proportional to sigma"),
+        (anneal_restarted, "starts again"),
         (anneal_in_one_jump, "points that the chain passes through"),
         (anneal_with(own=False), "must be asked"),
         (anneal_without_noise, "no noise"),

@@ -18,7 +18,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from course_helpers import CHECK, double_cells, hand_in, mark, small_homework, write
-from nbformat.v4 import new_code_cell, new_markdown_cell
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from PIL import Image
 
 from hw3utils.__main__ import command_parser, main
@@ -425,6 +425,22 @@ def test_calls_of_the_package_are_reported():
     one, two = borrowed(notebook, path.name)
     assert one.startswith("Q1-P1-solution calls hw3utils.schedules.linear_schedule")
     assert two.startswith("Q1-P2-solution calls hw3utils.diffusion.perturb_input")
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("import importlib\nf = importlib.import_module('hw3utils.' + 'losses')", "importlib"),
+        ("f = getattr(diffusion, 'perturb' + '_input')", "getattr"),
+        ("f = __import__('hw3utils').losses", "__import__"),
+        ("exec('from hw3utils import losses')", "exec"),
+    ],
+)
+def test_functions_that_are_fetched_by_name_are_reported(source, name):
+    notebook = new_notebook(cells=[new_code_cell(source, metadata=mark("Q1-P2-solution", solution=True))])
+    assert f"Q1-P2-solution uses {name}: which function does it fetch?" in borrowed(
+        notebook, "01_forward_process.ipynb"
+    )
 
 
 def test_lateness_is_counted_from_the_time_in_the_manifest(graded, tmp_path):

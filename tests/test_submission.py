@@ -1,6 +1,7 @@
 """Submissions: folders, archives, copies of downloads; every file is found or named."""
 
 import os
+import shutil
 import stat
 import zipfile
 from datetime import datetime
@@ -12,6 +13,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell
 
 from hw3utils.course.grading.submission import open_submission
 from hw3utils.course.notebooks.cells import ANSWER
+from hw3utils.course.notebooks.execute import NOTEBOOKS
 
 HOMEWORK = ("01_forward_process.ipynb", "02_ddpm_training.ipynb")
 ONE = HOMEWORK[0]
@@ -174,6 +176,8 @@ def test_unpacked_files_keep_their_times(tmp_path):
         f"smithjohn_LATE_1234_567890_{ONE}",
         f"Ali Rezaei_123_assignsubmission_file_/{ONE}",
         f"hw3/notebooks/deep/er/{ONE}",
+        "lee-ann_1234_01-Forward Process (1) (2).ipynb",
+        f"{ONE} (1)",
     ],
 )
 @pytest.mark.parametrize("kind", ["folder", "zip"])
@@ -198,6 +202,13 @@ def solved(editions, name, path, **sources):
     for n, source in sources.items():
         notebook.cells[int(n[1:])].source = source
     return write(path, notebook.cells)
+
+
+@pytest.mark.parametrize("name", ["Untitled3.ipynb", "notebook", "my work.json"])
+def test_names_alone_are_enough_to_compare_the_content(name, tmp_path):
+    (tmp_path / "in").mkdir()
+    shutil.copy(NOTEBOOKS / ONE, tmp_path / "in" / name)
+    assert list(open_submission(tmp_path / "in", tmp_path / "scratch", HOMEWORK).notebooks) == [ONE]
 
 
 def test_content_goes_before_the_name(editions, tmp_path):

@@ -188,6 +188,6 @@ def build_wheel(path: Path) -> None:
         csv.writer(record, lineterminator="\n").writerow([name, f"sha256={digest}", len(content)])
     csv.writer(record, lineterminator="\n").writerow([f"{info}/RECORD", "", ""])
     files[f"{info}/RECORD"] = record.getvalue().encode()
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(path, "w") as archive:
         for name, content in files.items():
             archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)

@@ -388,10 +388,24 @@ def check_sampling_pair(
     return counted["DDPM"] / counted["DDIM"]
 
 
+def _merged(calls: Sequence[tuple[Tensor, Tensor, Tensor]], n: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Calls of the network at one time for a part of n pictures each, as one call."""
+    merged: list[tuple[Tensor, Tensor, Tensor]] = []
+    for x, t, eps in calls:
+        x_before, t_before, eps_before = merged[-1] if merged else (x, None, eps)
+        same = t_before is not None and int(t.reshape(-1)[0]) == int(t_before.reshape(-1)[0])
+        if same and len(x_before) + len(x) <= n:
+            merged[-1] = torch.cat([x_before, x]), t, torch.cat([eps_before, eps])
+        else:
+            merged.append((x, t, eps))
+    return merged
+
+
 def _judge_pictures(name: str, pictures: Tensor, calls: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
     """The chains behind pictures: noise of the right size after each step, and the pictures at their end."""
     schedule = linear_schedule()
     ratios, ends = [], []
+    calls = _merged(calls, len(pictures))
     for k, (x, t, eps) in enumerate(calls):
         time = int(t.reshape(-1)[0])
         require(1 <= time <= schedule.T, f"{name} asks the network at t = {time}, expected 1 to {schedule.T}.")

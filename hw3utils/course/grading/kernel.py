@@ -43,7 +43,7 @@ def _hw3_setup():
     shell, left = get_ipython(), [0]
     streams = sys.stdout, sys.stderr
 
-    def leave(*args):
+    def leave(*args, **options):
         raise SystemExit
 
     def not_run(line="", cell=None):
@@ -141,29 +141,41 @@ class Judge:
         self.process: subprocess.Popen | None = None
 
     def start(self) -> None:
-        """Start the process if it is not running."""
-        if self.process is None or self.process.poll() is not None:
+        """Start the process if it is not running. A submission of another grading may kill it meanwhile: try again."""
+        for attempt in range(3):
+            if self.process is not None and self.process.poll() is None:
+                return
+            self.stop()
             if self.package_changed():
                 raise ValueError("the files of the package were changed")
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "hw3utils.course.grading.judge.main"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                cwd=self.folder,
-                env=dict(self.environment),
-            )
-            self._write(self.first_order)
-            self._read(300)
+            try:
+                self._start_once()
+            except (ValueError, OSError):
+                self.stop()
+                if attempt == 2:
+                    raise
+
+    def _start_once(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "hw3utils.course.grading.judge.main"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=self.folder,
+            env=dict(self.environment),
+        )
+        self._write(self.first_order)
+        self._read(300)
 
     def stop(self) -> None:
         """End the process."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
-            self.process.stdin.close()
-            self.process.stdout.close()
+            for pipe in (self.process.stdin, self.process.stdout):
+                with contextlib.suppress(OSError):  # what was not written is lost
+                    pipe.close()
             self.process = None
 
     def decide(self, order: dict[str, Any], serve: Callable[[str, str], None]) -> tuple[CellState, str]:

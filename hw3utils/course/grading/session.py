@@ -176,7 +176,8 @@ def named_submissions(submissions: Sequence[Path]) -> dict[str, Path]:
     for path in submissions:
         if not path.exists():
             raise ValueError(
-                f"there is no submission {path}; give a folder with notebooks, an archive of one, or a notebook."
+                f"there is no submission {printable(str(path))}; give a folder with notebooks, an archive of one, or a "
+                "notebook."
             )
         name = re.sub(r"[^\w-]+", "-", path.resolve().stem if path.is_file() else path.resolve().name).strip("-")
         # These are folders of the course.

@@ -16,6 +16,7 @@ from typing import Any
 
 from hw3utils.course.assignment import STUDENT_FILE
 from hw3utils.course.notebooks.cells import ANSWER, STUB_LINE, grade_id, marked_cells
+from hw3utils.course.notebooks.execute import find_notebooks
 from hw3utils.course.notebooks.repair import read_leniently
 from hw3utils.files import read_json
 
@@ -24,7 +25,9 @@ MAX_FILE = 50_000_000
 _MAX_ARCHIVE = 500_000_000
 _MAX_MEMBERS = 1000
 _MAX_DEPTH = 8
-_NOTEBOOK = re.compile(r"\.ipynb(\.json|\.txt)?$|\.json$", re.I)
+# Files that may be notebooks, by their names; the content decides.
+_NOTEBOOK = re.compile(r"ipynb|\.json$|(^|/)[^./]+$", re.I)
+Homework = Mapping[str, Path | None]
 _COPY_NUMBER = re.compile(r"(\d+)\)?(?=\.ipynb)", re.I)
 _NUMBER_FILE = re.compile(r"student[_ -]?number.*\.txt", re.I)
 _CLOSED_ARCHIVES = (".7z", ".rar", ".tar", ".gz", ".tgz", ".bz2", ".xz")
@@ -60,11 +63,12 @@ def open_submission(path: Path, scratch: Path, homework: Collection[str] | Mappi
     Args:
         path: a notebook, a folder, or a zip file.
         scratch: a folder that archives are unpacked into; it need not exist.
-        homework: the names of the notebooks, with their paths if their content is to be compared.
+        homework: the released notebooks by name, or only the names of those of this package.
 
     Raises:
         ValueError: when the archive is damaged or too large, or contains a name outside of it.
     """
+    homework = _with_paths(homework)
     if path.is_file() and not zipfile.is_zipfile(path) and path.suffix.lower() != ".zip":
         number = path.parent / STUDENT_FILE
         name = _identify(path, homework) or path.name
@@ -76,6 +80,15 @@ def open_submission(path: Path, scratch: Path, homework: Collection[str] | Mappi
         root = scratch
     tree.add(root, "", 0)
     return _sort(tree, root, homework)
+
+
+def _with_paths(homework: Collection[str] | Mapping[str, Path]) -> Homework:
+    if isinstance(homework, Mapping):
+        return homework
+    paths = {}
+    with contextlib.suppress(ValueError):  # installed without them: names decide
+        paths = {path.name: path for path in find_notebooks()}
+    return {name: paths.get(name) for name in homework}
 
 
 class _Tree:
@@ -130,13 +143,13 @@ def _is_wanted(name: str) -> bool:
     return bool(_NOTEBOOK.search(name) or _NUMBER_FILE.fullmatch(PurePosixPath(name).name))
 
 
-def _sort(tree: _Tree, root: Path, homework: Collection[str] | Mapping[str, Path]) -> Submission:
+def _sort(tree: _Tree, root: Path, homework: Homework) -> Submission:
     """Choose the notebooks among the files, and the files beside them."""
     candidates: dict[str, list[str]] = {}
     for name, path in tree.files.items():
         if _NOTEBOOK.search(name):
             known = _identify(path, homework)
-            if known or path.suffix.lower() == ".ipynb":
+            if known or "ipynb" in path.name.lower():
                 candidates.setdefault(known or name, []).append(name)
     found = Submission(root, left_out=dict(tree.left_out), manifest=next(iter(tree.manifests), None))
     taken = set()
@@ -196,31 +209,37 @@ def sort_files(folder: Path) -> tuple[list[Path], dict[str, str]]:
     return files, left_out
 
 
-def _identify(path: Path, homework: Collection[str] | Mapping[str, Path]) -> str | None:
+def _identify(path: Path, homework: Homework) -> str | None:
     """Which notebook of the homework a file is: by its content, else by its name; None if it is none."""
-    if isinstance(homework, Mapping):
-        notebook = _read(path)
-        if notebook is not None:
-            names = {grade_id(cell) for cell in notebook.cells} - {None}
-            sources = {cell.source.strip() for cell in notebook.cells}
-            score = {name: _overlap(names, sources, master) for name, master in homework.items()}
-            best = max(score, key=score.__getitem__, default=None)
-            if best is not None and score[best] >= 0.3:
-                return best
-    name = path.name.casefold()
-    fits = [known for known in homework if known.removesuffix(".ipynb").casefold() in name]
-    return max(fits, key=len, default=None) if _NOTEBOOK.search(name) else None
+    if (notebook := _read(path)) is not None:
+        names = {grade_id(cell) for cell in notebook.cells} - {None}
+        sources = {cell.source.strip() for cell in notebook.cells}
+        scores = {}
+        for known, released in homework.items():
+            marked = _marked_sources(released)
+            same = sum(name in names or source in sources for name, source in marked.items())
+            scores[known] = same / max(len(marked), 1)
+        best = max(scores, key=scores.__getitem__, default=None)
+        if best is not None and scores[best] >= 0.3:
+            return best
+    if "ipynb" not in path.name.lower():
+        return None
+    # Platforms change the case, the separators, and add words on both sides.
+    fits = [known for known in homework if _letters(known.removesuffix(".ipynb")) in _letters(path.name)]
+    return max(fits, key=len, default=None)
 
 
-def _overlap(names: set[str | None], sources: set[str], master: Path) -> float:
-    """The share of a notebook's marked cells that are in another, by name or by text."""
-    marked = _master(master)
-    same = sum(name in names or source in sources for name, source in marked.items())
-    return same / max(len(marked), 1)
+def _letters(name: str) -> str:
+    return re.sub(r"%20|[\W_]+", "", name.casefold())
+
+
+def _marked_sources(path: Path | None) -> dict[str, str]:
+    """The marked cells of a released notebook, by grade_id."""
+    return {} if path is None else _read_marked(path, path.stat().st_mtime_ns)
 
 
 @lru_cache
-def _master(path: Path) -> dict[str, str]:
+def _read_marked(path: Path, changed: int) -> dict[str, str]:
     notebook = _read(path)
     return {name: cell.source.strip() for name, cell in marked_cells(notebook).items()} if notebook else {}
 
@@ -231,13 +250,13 @@ def _read(path: Path) -> Any:
     return None
 
 
-def _rank(name: str, path: Path, known: str, homework: Collection[str] | Mapping[str, Path]) -> tuple:
+def _rank(name: str, path: Path, known: str, homework: Homework) -> tuple:
     """The order of several copies of a notebook: most work, then the exact name, the highest number, the latest."""
     notebook = _read(path)
     work = 0
     if notebook is not None:
         marked = marked_cells(notebook)
-        released = _master(homework[known]) if isinstance(homework, Mapping) and known in homework else {}
+        released = _marked_sources(homework.get(known))
         work = sum(
             bool(cell.source.strip()) and STUB_LINE not in cell.source
             and cell.source.strip() not in (ANSWER, released.get(key))

@@ -3,6 +3,7 @@
 nbgrader is an optional extra; only `hw3 release`, `hw3 grade` and `hw3 marks` need it.
 """
 
+import ast
 import json
 import os
 import re
@@ -142,6 +143,14 @@ def checked_cells(notebook: Any) -> dict[str, Any]:
     """The cells that `hw3 check` judges: those with points, or the optional checks of a notebook without points."""
     optional = {name: cell for name, cell in marked_cells(notebook).items() if is_check(name)}
     return graded_cells(notebook) or optional
+
+
+def syntax_tree(source: str) -> ast.Module | None:
+    """The syntax tree of a cell, None if it is not valid Python."""
+    try:
+        return ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
 
 
 def is_check(grade_id: str) -> bool:

@@ -8,14 +8,15 @@ from dataclasses import dataclass, replace
 
 from nbformat import NotebookNode
 
-from hw3utils.course.notebooks.cells import grade_id, is_check
+from hw3utils.course.notebooks.cells import grade_id, is_check, syntax_tree
 
 # Cell magics whose body runs as Python in the notebook's namespace.
 _TRANSPARENT_MAGIC = re.compile(r"\s*%%(?:time|timeit|capture|prun)\b[^\n]*\n")
 # Methods that change their object, wherever they are called.
 _MUTATOR_NAMES = "append extend insert update setdefault add remove discard pop popitem clear sort reverse"
 _MUTATORS = frozenset(_MUTATOR_NAMES.split())
-_INVALID_PYTHON = (SyntaxError, ValueError, RecursionError, MemoryError)
+# Functions of modules that change how the module works: torch.set_default_dtype.
+_CONFIGURES = re.compile(r"(set|use|enable|disable|config|init|register|setup|seed|manual_seed|prepare)")
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,10 @@ def statements_of(notebook: NotebookNode) -> list[Statement]:
         if cell.cell_type != "code" or not cell.source.strip():
             continue
         mark, name = cell.metadata.get("nbgrader", {}), grade_id(cell)
-        try:
-            statements = _parse(cell.source)
-        except _INVALID_PYTHON:
+        statements = _parse(cell.source)
+        if statements is None:
             found.append(Statement(number, cell.source))
-            continue
-        if name and (mark.get("solution") or mark.get("grade") or is_check(name)):
+        elif name and (mark.get("solution") or mark.get("grade") or is_check(name)):
             found.append(_merge(number, cell.source, statements))
         elif _TRANSPARENT_MAGIC.match(cell.source):
             found.append(_merge(number, "\n".join(statement.source for statement in statements), statements))
@@ -109,7 +108,7 @@ def _merge(cell: int, source: str, statements: Sequence[Statement]) -> Statement
 def _with_effects(statements: Sequence[Statement]) -> list[Statement]:
     """Add to each statement the names that the functions that it calls assign globally.
 
-    A call of a module's function does not change the module.
+    A call of a module's function does not change the module, unless its name says so.
     """
     modules = frozenset().union(*(statement.binds for statement in statements if _is_import(statement)))
     effects: dict[str, frozenset[str]] = {}
@@ -128,13 +127,16 @@ def _is_import(statement: Statement) -> bool:
     return statement.source.startswith(("import ", "from ")) and "\n" not in statement.source
 
 
-def _parse(source: str) -> list[Statement]:
-    """The statements of a cell with their names; IPython's syntax as calls."""
+def _parse(source: str) -> list[Statement] | None:
+    """The statements of a cell with their names, IPython's syntax as calls; None if it is not valid."""
     from IPython.core.inputtransformer2 import TransformerManager
 
     source = _TRANSPARENT_MAGIC.sub("", source, count=1) if _TRANSPARENT_MAGIC.match(source) else source
-    tree = ast.parse(TransformerManager().transform_cell(source))
-    return [_statement(node) for node in tree.body]
+    try:
+        tree = syntax_tree(TransformerManager().transform_cell(source))
+        return None if tree is None else [_statement(node) for node in tree.body]
+    except (SyntaxError, RecursionError):  # of the transformer, and of what is too deep to be written again
+        return None
 
 
 def _statement(node: ast.stmt) -> Statement:
@@ -154,7 +156,7 @@ def _statement(node: ast.stmt) -> Statement:
             globals_set.add(symbol.get_name())
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         uses.discard(node.name)
-    assigns = binds | globals_set
+    assigns = binds | globals_set | _configured(node)
     sets = (assigns | _changed_in_place(node), uses, assigns, _called(node), globals_set)
     return Statement(0, text, *map(frozenset, sets))
 
@@ -185,6 +187,16 @@ def _changed_in_place(statement: ast.stmt) -> set[str]:
                 found.add(_root(function.value))
     # The claims that `report` collects decide no check.
     return found - {None, "report"}
+
+
+def _configured(statement: ast.stmt) -> set[str]:
+    """The module or object of a statement such as torch.set_default_dtype(...)."""
+    function = (
+        statement.value.func if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call) else None
+    )
+    if isinstance(function, ast.Attribute) and _CONFIGURES.match(function.attr):
+        return {_root(function.value)} - {None}
+    return set()
 
 
 def _called(statement: ast.stmt) -> set[str]:

@@ -14,11 +14,10 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output, new_raw_cell
 
-from hw3utils.course.notebooks.cells import ANSWER, grade_id, marked_cells
+from hw3utils.course.notebooks.cells import ANSWER, grade_id, marked_cells, syntax_tree
 
 # Code in Markdown.
 _FENCED = re.compile(r"^```[^\n]*\n(.*?)^```", re.M | re.S)
-_INVALID_PYTHON = (SyntaxError, ValueError, RecursionError, MemoryError)
 
 
 @dataclass
@@ -228,10 +227,8 @@ def _same_content(original: NotebookNode, cell: NotebookNode) -> bool:
 
 def defined_names(source: str) -> set[str]:
     """The functions and variables that a cell defines at its top level."""
-    try:
-        body = ast.parse(source).body
-    except _INVALID_PYTHON:
-        return set()
+    tree = syntax_tree(source)
+    body = tree.body if tree else []
     targets = [target for node in body if isinstance(node, ast.Assign) for target in node.targets]
     return {node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)} | {
         target.id for target in targets if isinstance(target, ast.Name)
@@ -350,20 +347,17 @@ def _neighbours(
 
 def _is_text(source: str) -> bool:
     """Whether a code cell contains no code: no Python, or only comments and strings."""
-    try:
-        ast.parse(source)
-    except _INVALID_PYTHON:
+    if syntax_tree(source) is None:
         return not source.lstrip().startswith(("%", "!"))
     return _is_comment(source)
 
 
 def _is_comment(source: str) -> bool:
     """Whether a code cell contains only comments and strings."""
-    try:
-        body = ast.parse(source).body
-    except _INVALID_PYTHON:
-        return False
-    return all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in body)
+    tree = syntax_tree(source)
+    return tree is not None and all(
+        isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in tree.body
+    )
 
 
 def _marked(original: NotebookNode, name: str, cell: NotebookNode, result: RepairedNotebook) -> list[NotebookNode]:

@@ -3,24 +3,22 @@
 import ast
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
 from nbformat import NotebookNode
 
-from hw3utils.course.notebooks.cells import marked_cells
+from hw3utils.course.notebooks.cells import marked_cells, syntax_tree
 from hw3utils.course.notebooks.execute import find_notebooks, read_notebook
 
 # Solutions with fewer nodes in their syntax tree are alike by chance.
 MIN_NODES = 30
 # By these a solution may fetch any function by its name.
-_DYNAMIC_NAMES = "getattr importlib __import__ eval exec vars globals modules compile import_module"
-_DYNAMIC = frozenset(_DYNAMIC_NAMES.split())
+_DYNAMIC = {"getattr", "importlib", "__import__", "eval", "exec", "vars", "globals"}
 _SHELL = re.compile(
     r"^\s*(?:!|%(?:pip|conda|mamba|uv|cd|sx|system)\b|%%(?:bash|sh|script|cmd|system|sx)\b)[^\n]*", re.M
 )
-_INVALID_PYTHON = (SyntaxError, ValueError, RecursionError, MemoryError)
 
 
 def solutions(notebook: NotebookNode) -> dict[str, str]:
@@ -35,13 +33,14 @@ def solutions(notebook: NotebookNode) -> dict[str, str]:
 def borrowed(notebook: NotebookNode, file: str) -> list[str]:
     """Solutions that call functions of the package that the reference does not call, or fetch functions by name."""
     reference = _reference(file)
-    imports = _imports("\n".join(_parsing(cell.source) for cell in notebook.cells if cell.cell_type == "code"))
+    imports = _imports(_trees(notebook))
     found = []
     for name, source in solutions(notebook).items():
         more = _called(source, imports) - reference.get(name, frozenset())
         if more:
             found.append(f"{name} calls {', '.join(sorted(more))}: is it the student's own work?")
-        if dynamic := _identifiers(source) & _DYNAMIC:
+        nodes = ast.walk(syntax_tree(source) or ast.Module([], []))
+        if dynamic := {node.id for node in nodes if isinstance(node, ast.Name)} & _DYNAMIC:
             found.append(f"{name} uses {', '.join(sorted(dynamic))}: which function does it fetch?")
     return found
 
@@ -52,14 +51,6 @@ def shell_commands(notebook: NotebookNode) -> list[str]:
     return [" ".join(found.split())[:100] for source in sources for found in _SHELL.findall(source)]
 
 
-def _identifiers(source: str) -> set[str]:
-    """All names and attributes in a solution."""
-    nodes = list(ast.walk(ast.parse(_parsing(source))))
-    return {node.id for node in nodes if isinstance(node, ast.Name)} | {
-        node.attr for node in nodes if isinstance(node, ast.Attribute)
-    }
-
-
 @lru_cache
 def _reference(file: str) -> dict[str, frozenset[str]]:
     """The functions of the package that the reference solutions of a notebook call."""
@@ -67,23 +58,20 @@ def _reference(file: str) -> dict[str, frozenset[str]]:
     if not paths:
         return {}
     notebook = read_notebook(paths[0])
-    imports = _imports("\n".join(_parsing(cell.source) for cell in notebook.cells if cell.cell_type == "code"))
+    imports = _imports(_trees(notebook))
     return {name: frozenset(_called(source, imports)) for name, source in solutions(notebook).items()}
 
 
-def _parsing(source: str) -> str:
-    """The source of a cell, "" if it is not valid Python."""
-    try:
-        ast.parse(source)
-    except _INVALID_PYTHON:
-        return ""
-    return source
+def _trees(notebook: NotebookNode) -> list[ast.Module]:
+    """The syntax trees of all code cells that are valid Python."""
+    sources = (cell.source for cell in notebook.cells if cell.cell_type == "code")
+    return [tree for tree in map(syntax_tree, sources) if tree]
 
 
-def _imports(source: str) -> dict[str, str]:
+def _imports(trees: Iterable[ast.Module]) -> dict[str, str]:
     """The names that a notebook imports from the package -> their full names."""
     found = {}
-    for node in ast.walk(ast.parse(source)):
+    for node in itertools.chain.from_iterable(map(ast.walk, trees)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "hw3utils":
             found |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
@@ -96,9 +84,9 @@ def _imports(source: str) -> dict[str, str]:
 def _called(source: str, imports: Mapping[str, str]) -> set[str]:
     """The package's functions that a solution calls or assigns."""
     found = set()
-    source = _parsing(source)
-    imports = dict(imports) | _imports(source)
-    for node in ast.walk(ast.parse(source)):
+    tree = syntax_tree(source) or ast.Module([], [])
+    imports = dict(imports) | _imports([tree])
+    for node in ast.walk(tree):
         parts, inner = [], node
         while isinstance(inner, ast.Attribute):
             parts.append(inner.attr)
@@ -111,9 +99,8 @@ def _called(source: str, imports: Mapping[str, str]) -> set[str]:
 
 def shape(source: str) -> tuple[str, int] | None:
     """The syntax tree of a solution with names numbered in order of appearance, and its number of nodes."""
-    try:
-        tree = ast.parse(source)
-    except _INVALID_PYTHON:
+    tree = syntax_tree(source)
+    if tree is None:
         return None
     names: dict[str, str] = {}
 

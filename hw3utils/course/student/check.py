@@ -9,7 +9,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_notebook
 
 from hw3utils.course.assignment import CellState, GradedCell
-from hw3utils.course.notebooks.cells import ANSWER, STUB_LINE, checked_cells, item_of, marked_cells
+from hw3utils.course.notebooks.cells import ANSWER, STUB_LINE, checked_cells, item_of, marked_cells, syntax_tree
 from hw3utils.course.notebooks.dependencies import Statement, required_statements, statements_of
 from hw3utils.course.notebooks.execute import environment, find_notebooks, plain, read_notebook, run_cells
 from hw3utils.course.notebooks.repair import read_leniently, rebuild
@@ -136,10 +136,8 @@ def _unwritten(source: str, name: str) -> list[str]:
     """The functions in a solution that are still stubs; the cell's name if there is no function."""
     if STUB_LINE not in source:
         return []
-    try:
-        functions = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return [name]
+    tree = syntax_tree(source)
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)] if tree else []
     return [f.name for f in functions if STUB_LINE in (ast.get_source_segment(source, f) or "")] or [name]
 
 
