@@ -183,7 +183,7 @@ def read_frame(path: Path) -> tuple[np.ndarray, bool]:
         raise ValueError(f"{path} is a folder, a pipe or a device, expected a picture file.")
     try:
         with Image.open(path, formats=FORMATS) as opened:
-            animated = opened.format != "JPEG" and getattr(opened, "is_animated", False)
+            animated = opened.format in ("PNG", "GIF", "WEBP") and getattr(opened, "is_animated", False)
             deep = "16" in str(opened.tile[0][3]) if opened.tile else False
             picture = ImageOps.exif_transpose(opened)
             if picture.mode.startswith("I"):
