@@ -51,11 +51,11 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
         target = Path(os.path.realpath(path))
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = _new_file_beside(target)
+        mode = (target if target.is_file() else temporary).stat().st_mode
         write(temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        if target.is_file():
-            temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+        temporary.chmod(stat.S_IMODE(mode))  # a writer may have made a file of its own, as that of safetensors does
         temporary.replace(target)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
