@@ -399,7 +399,7 @@ def read_groups(groups: Mapping[str, Sequence[Path]], cut: Cut | None) -> Groupe
     readings: Counter[str] = Counter()
     failed: dict[Path, ValueError] = {}
     files = [(c, path) for c, paths in enumerate(groups.values()) for path in paths]
-    for c, path in progress(files, desc="reading pictures", unit="file", delay=1):
+    for c, path in progress(files, desc="reading pictures", unit="file"):
         try:
             rgba, moving = read_frame(path)
             found, reading = (rgba[None], "whole pictures") if cut is None else cut_tiles(rgba, path, cut)
