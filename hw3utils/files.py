@@ -1,5 +1,6 @@
 """Atomic writes and verified downloads; JSON and safetensors, read without running code."""
 
+import errno
 import functools
 import hashlib
 import json
@@ -129,7 +130,7 @@ def check_output(path: str | Path) -> Path:
     path = Path(path)
     try:
         if path.is_dir():
-            raise IsADirectoryError(21, "Is a directory")
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if _is_stream(path):
             return path
         path.lstat()
