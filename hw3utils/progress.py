@@ -58,7 +58,8 @@ def run_to_end(
     def run(*args: Any, **kwargs: Any) -> Any:
         return finish(steps(*args, **kwargs))
 
-    run.__name__ = run.__qualname__ = name
+    made: Any = run
+    made.__name__ = made.__qualname__ = name
     result = inspect.signature(finish).return_annotation
-    run.__signature__ = inspect.signature(steps).replace(return_annotation=result)
-    return run
+    made.__signature__ = inspect.signature(steps).replace(return_annotation=result)
+    return made
