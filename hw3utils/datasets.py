@@ -1,6 +1,5 @@
 """Data that join networks and sprites: picture sets by name, the classifier's data, the pictures of a card."""
 
-import tokenize
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -9,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from hw3utils.arguments import check_count
 from hw3utils.files import expanded
@@ -20,6 +18,7 @@ from hw3utils.samplers import sample_batches, sample_ddim
 from hw3utils.sprites import ATTRIBUTE_VALUES, load_sprites, sprite_set, tensor_to_images
 from hw3utils.sprites.drawing import N_TEST, N_TRAIN
 from hw3utils.sprites.grammar import SIDE
+from hw3utils.sprites.loading import NPY_ERRORS
 from hw3utils.sprites.pictures import Cut, found_pictures, left_out_line, read_groups
 
 EMBEDDED = ("embedded:train", "embedded:test")
@@ -120,7 +119,8 @@ def open_set(
         return _array(f"{path}{_part_text(len(images), part, seed)}", images[part], batch_size)
     if is_weights(name):
         weights = path if path.exists() else pretrained_path(name)
-        return _samples(name, weights, limit or SAMPLES, steps, eta, seed, device, batch_size)
+        options = {"steps": steps, "eta": eta, "seed": seed, "device": device}
+        return _samples(name, weights, limit or SAMPLES, batch_size, **options)
     if path.is_dir():
         return _folder(path, limit, seed, batch_size, cut)
     expected = f"a folder of pictures, an .npy file, a safetensors file, or one of {', '.join(EMBEDDED)}"
@@ -150,17 +150,7 @@ def read_pictures(path: str | Path) -> np.ndarray:
                 images = archive[archive.files[0]]
     except FileNotFoundError:
         raise ValueError(f"there is no file {path}; check the path.") from None
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        SyntaxError,
-        OverflowError,
-        tokenize.TokenError,
-        MemoryError,
-        zipfile.BadZipFile,
-    ) as error:
-        # Python 3.13 lets the tokenizer's error out of a damaged header.
+    except (OSError, zipfile.BadZipFile, *NPY_ERRORS) as error:
         raise ValueError(f"{path} is not a complete .npy file of pictures ({error}).") from None
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
         got = f"{getattr(images, 'dtype', type(images).__name__)} {getattr(images, 'shape', '')}"
@@ -173,38 +163,18 @@ def _array(description: str, images: np.ndarray, size: int) -> PictureSet:
     return PictureSet(description, lambda: (images[first : first + size] for first in firsts), len(firsts))
 
 
-def _samples(
-    name: str,
-    path: Path,
-    n: int,
-    steps: int,
-    eta: float,
-    seed: int,
-    device: torch.device | str,
-    batch_size: int,
-) -> PictureSet:
-    network, schedule, card = load_weights(path, device=device)
+def _samples(name: str, path: Path, n: int, batch_size: int, **options: Any) -> PictureSet:
+    """Samples of weights; `options` are those of `sample_ddim` and `sample_batches`."""
+    network, schedule, card = load_weights(path, device=options["device"])
     if not isinstance(network, UNet) or schedule is None:
         raise ValueError(f"{name} holds a {type(network).__name__}, expected the weights of a noise predictor (UNet).")
-
     shape = picture_shape(card)
 
     def make() -> Iterator[np.ndarray]:
-        batches: Iterator[Tensor] = sample_batches(
-            sample_ddim,
-            network,
-            schedule,
-            shape,
-            n=n,
-            batch_size=batch_size,
-            seed=seed,
-            device=device,
-            steps=steps,
-            eta=eta,
-        )
+        batches = sample_batches(sample_ddim, network, schedule, shape, n=n, batch_size=batch_size, **options)
         return map(tensor_to_images, batches)
 
-    description = f"samples of {name} (DDIM, {steps} steps, eta {eta:g}, seed {seed})"
+    description = "samples of {} (DDIM, {steps} steps, eta {eta:g}, seed {seed})".format(name, **options)
     return PictureSet(description, make, -(-n // batch_size))
 
 

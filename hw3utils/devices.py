@@ -153,8 +153,8 @@ def reuse_freed_memory() -> bool:
     page-faults all of its memory again. Memory stays at its peak between steps; results do not change.
 
     Process time of a step of the recipe with it, divided by that without, one thread in turn, medians of 5 processes on
-    a Xeon with AMX: 0.93 in bf16, 1.00 in fp32; page faults a step 2,300 and 2,800 without, 20 and 140 with; sampling
-    is as fast as before.
+    a Xeon with AMX, other work beside it: 0.93 in bf16, 1.00 in fp32 (page faults a step: 2,800 to 140, 2,300 to 80);
+    sampling does not change.
     """
     if sys.platform != "linux":
         return False

@@ -1,5 +1,6 @@
 """Atomic writes and verified downloads; JSON and safetensors, read without running code."""
 
+import errno
 import functools
 import hashlib
 import json
@@ -51,11 +52,11 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
         target = Path(os.path.realpath(path))
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = _new_file_beside(target)
+        mode = (target if target.is_file() else temporary).stat().st_mode
         write(temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        if target.is_file():
-            temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+        temporary.chmod(stat.S_IMODE(mode))  # a writer may have made a file of its own, as that of safetensors does
         temporary.replace(target)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
@@ -129,7 +130,7 @@ def check_output(path: str | Path) -> Path:
     path = Path(path)
     try:
         if path.is_dir():
-            raise IsADirectoryError(21, "Is a directory")
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if _is_stream(path):
             return path
         path.lstat()

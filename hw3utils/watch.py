@@ -46,6 +46,8 @@ def check_page(out: Path) -> None:
     page, samples = out / PAGE, out / SAMPLES
     if samples.exists() and not samples.is_dir():
         raise ValueError(f"{samples} is a file, expected a folder; choose another --out.")
+    if page.is_dir():
+        raise ValueError(f"{page} is a folder, expected the page of a training; choose another --out.")
     if page.exists() and _MARK not in page.read_text(encoding="utf-8", errors="replace")[:1000]:
         raise ValueError(f"{page} is not the page of a training and would be overwritten; choose another --out.")
 

@@ -53,7 +53,7 @@ def test_rows_have_rates_and_the_ratio_to_the_first_of_their_group(monkeypatch):
     measured = {name: Measurement(1, seconds, TaskSpec(name, "")) for name, seconds in taken.items()}
     monkeypatch.setattr(parts, "measure", lambda runs, **_: measured)
     facts = {"D = 1, a": {"pictures": 10, "passes": 30, "MFLOP/picture": 100.0, "peak MB": 7.0}}
-    result = parts.time_both({}, facts, options=parts.Options(threads=1), device=CPU, desc="")
+    result = parts.time_both({}, facts, parts.Options(threads=1), CPU, "")
     first, *rest = result["wall"]["rows"]
     # 30 passes of 0.1 GFLOP in half a second are 6 GFLOP/s.
     assert first["pictures/s"] == pytest.approx(20)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from tiny import same_state, unet
 
 import hw3utils
@@ -151,14 +152,20 @@ def mode(path):
 def test_a_new_file_has_the_mode_of_the_umask_and_an_old_one_keeps_its_own(tmp_path, mask):
     before = os.umask(mask)
     try:
-        write_json(tmp_path / "new.json", {})
-        (tmp_path / "old.json").write_text("{}")
-        (tmp_path / "old.json").chmod(0o604)
-        write_json(tmp_path / "old.json", {"a": 1})
+        (tmp_path / "old").write_text("old")
+        (tmp_path / "old").chmod(0o604)
+        writers = (
+            lambda path: write_json(path, {}),
+            lambda path: write_tensors(path, {"a": torch.ones(1)}),
+            lambda path: write_atomically(path, lambda new: Image.new("L", (2, 2)).save(new, "PNG")),
+        )
+        for k, write in enumerate(writers):
+            write(tmp_path / f"new{k}")
+            write(tmp_path / "old")
+            assert mode(tmp_path / f"new{k}") == 0o666 & ~mask
+            assert mode(tmp_path / "old") == 0o604
     finally:
         os.umask(before)
-    assert mode(tmp_path / "new.json") == 0o666 & ~mask
-    assert mode(tmp_path / "old.json") == 0o604
 
 
 def test_links_are_followed(tmp_path):

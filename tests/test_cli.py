@@ -422,9 +422,10 @@ def test_without_an_output_or_a_home_there_is_no_traceback(before):
         (MemoryError(), "--batch-size"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "9 bytes"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"), "20 GiB"),
+        (type("InductorError", (RuntimeError,), {"__module__": "torch._inductor.exc"})("no compiler"), "no compiler"),
     ],
 )
-def test_too_little_memory_is_a_sentence(error, named, tmp_path, monkeypatch, capsys):
+def test_too_little_memory_and_a_missing_compiler_are_a_sentence(error, named, tmp_path, monkeypatch, capsys):
     def fail(*_, **__):
         raise error
 

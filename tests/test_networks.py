@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from hw3utils.bench.peers import ContextUnet
-from hw3utils.learning.networks import Attention, ScoreMLP, UNet, sinusoidal_embedding
+from hw3utils.learning.networks import Attention, EpsMLP, ScoreMLP, SpriteClassifier, UNet, sinusoidal_embedding
 from hw3utils.learning.training import seeded
 from hw3utils.losses import implicit_score_matching
 from hw3utils.samplers import guided
@@ -304,3 +304,41 @@ def test_score_mlp_is_smooth_enough_for_an_exact_trace():
 def test_what_score_mlp_refuses(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# --------------------------------------------------------------------------------------------------------------- dtypes
+
+X = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+T, POINTS = torch.tensor([1, 20, 50]), X.flatten(1)[:, :2]
+ANY_DTYPE = {
+    "UNet": (lambda: without_zeros(unet(schedule=linear_schedule(50).card())), lambda network, x: network(x, T), X),
+    "score": (lambda: ScoreMLP(conditional=True), lambda network, x: network(x, 2.0), POINTS),
+    "plain score": (ScoreMLP, lambda network, x: network(x), POINTS),
+    "eps": (lambda: EpsMLP(schedule=linear_schedule(50).card()), lambda network, x: network(x, T), POINTS),
+    "classifier": (lambda: SpriteClassifier(attributes={"a": 3}), lambda network, x: network(x)["a"], X),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ANY_DTYPE)
+@torch.no_grad()
+def test_weights_and_data_of_any_dtype(kind, dtype):
+    make, call, x = ANY_DTYPE[kind]
+    network = seeded(make, 0).eval()
+    exact = call(network, x)
+    network.to(dtype)
+    tolerance = 1e-5 if dtype == torch.float64 else 40 * torch.finfo(dtype).eps
+    for given in (x, x.to(dtype)):
+        made = call(network, given)
+        assert made.dtype == given.dtype
+        torch.testing.assert_close(made.float(), exact, rtol=tolerance, atol=tolerance)
+
+
+def test_a_network_made_under_another_default_dtype():
+    torch.set_default_dtype(torch.float64)
+    try:
+        network = unet(schedule=linear_schedule(50).card())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert network(X, T).dtype == torch.float32
+    assert network(X.double(), T).dtype == torch.float64

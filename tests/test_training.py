@@ -562,6 +562,14 @@ def test_a_second_training_in_a_folder_is_refused(data, tmp_path):
         next(late)
 
 
+def test_a_file_system_without_locks_is_trained_on(data, tmp_path, monkeypatch):
+    def unsupported(*_, **__):
+        raise NotImplementedError
+
+    monkeypatch.setattr(run_files.FileLock, "acquire", unsupported)
+    assert next(train(unet(), data, OBJECTIVE, CONFIG, out=tmp_path)).step == 1
+
+
 def test_only_files_of_a_run_are_deleted(data, tmp_path):
     kept = {"checkpoint-best.safetensors": b"mine", "notes.txt": b"mine"}
     for name, content in kept.items():

@@ -16,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,9 +36,6 @@ from hw3utils.progress import progress
 from hw3utils.samplers import sample_ddim, sample_ddpm, sample_in_batches
 from hw3utils.schedules import linear_schedule
 from hw3utils.sprites import load_sprites
-
-if TYPE_CHECKING:
-    from torch.utils.benchmark import Measurement
 
 PICTURES = 50
 
@@ -79,7 +76,6 @@ def network_facts(network: nn.Module, side: int = 16) -> dict[str, float]:
 def time_both(
     runs: Mapping[str, Callable[[], Any]],
     facts: Mapping[str, Mapping[str, Any]],
-    *,
     options: Options,
     device: torch.device,
     desc: str,
@@ -103,21 +99,19 @@ def time_both(
     for name, (n, clock) in measures.items():
         with cpu_threads(n) as threads:
             measured = measure(runs, rounds=options.rounds, clock=clock, desc=f"{desc}, {name} time")
-        rows = [_row(taken, dict(facts.get(run, {}))) for run, taken in measured.items()]
-        for row in rows:
-            # "D = 10, sliced" is compared with the first row of its D.
-            group = row["name"].split(",")[0] if row["name"].startswith("D = ") else ""
-            row["times first"] = row["median"] / next(r["median"] for r in rows if r["name"].startswith(group))
+        rows = []
+        for run, taken in measured.items():
+            row = {"name": run, "seconds": list(taken.times), "median": taken.median}
+            # "D = 10, sliced" is compared with the first row of its D, other rows with the first of all.
+            group = run.split(",")[0] if run.startswith("D = ") else ""
+            row["times first"] = taken.median / next(m.median for r, m in measured.items() if r.startswith(group))
+            own = dict(facts.get(run, {}))
+            if "pictures" in own:
+                row["pictures/s"] = own.pop("pictures") / taken.median
+                row["GFLOP/s"] = 1e-3 * own["MFLOP/picture"] * own.pop("passes") / taken.median
+            rows.append(row | own)
         result[name] = {"threads": threads, "rows": rows, "ratios": ratios(measured)}
     return result
-
-
-def _row(taken: "Measurement", facts: dict[str, Any]) -> dict[str, Any]:
-    """One contender in one table."""
-    if "pictures" in facts:
-        facts = {"pictures/s": facts.pop("pictures") / taken.median} | facts
-        facts["GFLOP/s"] = 1e-3 * facts["MFLOP/picture"] * facts.pop("passes") / taken.median
-    return {"name": taken.task_spec.stmt, "seconds": list(taken.times), "median": taken.median, **facts}
 
 
 def report(part: str, result: Mapping[str, Any], device: torch.device) -> str:
@@ -238,7 +232,7 @@ def bench_train(device: torch.device, options: Options) -> dict[str, Any]:
         facts[row] |= network_facts(networks[name].to(device))
         if not compile:
             facts[row] |= peak_memory(device, options, name=name, precision=precision, n=options.batch_size)
-    measures = time_both(runs, facts, options=options, device=device, desc="training step")
+    measures = time_both(runs, facts, options, device, "training step")
     result: dict[str, Any] = {"measures": measures}
     if options.growth:
         b = options.batch_size
@@ -263,22 +257,26 @@ def bench_sample(device: torch.device, options: Options) -> dict[str, Any]:
         return sample_ddpm(model, x_T, schedule, steps=options.nfe)
 
     kinds: dict[str, tuple[str, Callable[..., Tensor]]] = {"ours, DDIM": ("ours", ddim), "ours, DDPM": ("ours", ddpm)}
+    theirs = {
+        f"its {scheduler}": partial(peers.sample_with_diffusers, scheduler, x_T=x_T, steps=options.nfe)
+        for scheduler in ("DDIM", "DDPM")
+    }
     for name in others:
-        if name.startswith("diffusers"):
-            for scheduler in ("DDIM", "DDPM"):
-                sampler = partial(peers.sample_with_diffusers, scheduler, x_T=x_T, steps=options.nfe)
-                kinds[f"{name}, its {scheduler}"] = (name, sampler)
-        else:
-            kinds[f"{name}, DDIM"] = (name, ddim)
+        samplers = theirs if name.startswith("diffusers") else {"DDIM": ddim}
+        kinds |= {f"{name}, {sampler}": (name, run) for sampler, run in samplers.items()}
     runs = {row: partial(sampler, networks[name]) for row, (name, sampler) in kinds.items()}
-    facts = {row: _sampling_facts(networks[name], sampler) for row, (name, sampler) in kinds.items()}
-    for name in networks:
-        row = next(row for row, (of, _) in kinds.items() if of == name)
-        facts[row] |= peak_memory(device, options, name=name, kind="sample", n=PICTURES)
+    facts: dict[str, dict[str, Any]] = {}
+    for row, (name, sampler) in kinds.items():
+        # Counted, as a sampler may call its network more often than asked.
+        sampler(counted := CountedModel(networks[name]))
+        facts[row] = {"pictures": PICTURES, "passes": PICTURES * counted.calls, "NFE": counted.calls}
+        facts[row] |= network_facts(networks[name])
+        if row == next(row for row, (of, _) in kinds.items() if of == name):
+            facts[row] |= peak_memory(device, options, name=name, kind="sample", n=PICTURES)
     row = "ours compiled, DDIM"
     if options.compile and (fast := _compiled(networks["ours"], ddim, row, missing)) is not None:
         runs[row], facts[row] = partial(ddim, fast), facts["ours, DDIM"]
-    measures = time_both(runs, facts, options=options, device=device, desc="sampling")
+    measures = time_both(runs, facts, options, device, "sampling")
     for found in measures.values():
         # DDIM against DDIM, DDPM against DDPM: their names end with it.
         found["ratios"] = [pair for pair in found["ratios"] if pair["ours"][-4:] == pair["other"][-4:]]
@@ -288,14 +286,6 @@ def bench_sample(device: torch.device, options: Options) -> dict[str, Any]:
         larger = {(n, side): _sampling_run(networks["ours"], device, n=n, side=side) for n, side in sizes}
         result["growth"] = _growth(device, options, "sample", larger)
     return result | {"missing": missing, "unit": f"run of {options.nfe} evaluations for {PICTURES} pictures"}
-
-
-def _sampling_facts(network: nn.Module, sampler: Callable[..., Tensor]) -> dict[str, float]:
-    """The columns of a sampler; evaluations are counted, as a sampler may call its network more often than asked."""
-    counted = CountedModel(network)
-    sampler(counted)
-    passes = PICTURES * counted.calls
-    return {"pictures": PICTURES, "passes": passes, **network_facts(network), "NFE": counted.calls}
 
 
 def _compiled(network: nn.Module, sampler: Callable[..., Tensor], row: str, missing: list[str]) -> nn.Module | None:
@@ -338,7 +328,7 @@ def bench_score(device: torch.device, options: Options) -> dict[str, Any]:
             "exact trace": partial(implicit_score_matching, network, x),
         }
         runs |= {f"D = {d}, {name}": lambda loss=loss: loss().mean().backward() for name, loss in losses.items()}
-    measures = time_both(runs, {}, options=options, device=device, desc="score matching")
+    measures = time_both(runs, {}, options, device, "score matching")
     return {"measures": measures, "unit": "gradient, batch 128"}
 
 
@@ -350,7 +340,7 @@ def bench_fid(device: torch.device, options: Options) -> dict[str, Any]:
         moments = (a.mean(0), a.T.cov(), b.mean(0), b.T.cov())
         runs[f"D = {d}, ours"] = partial(frechet_distance, *moments)
         runs[f"D = {d}, torchmetrics"] = partial(_compute_fid, *moments)
-    measures = time_both(runs, {}, options=options, device=torch.device("cpu"), desc="Fréchet distance")
+    measures = time_both(runs, {}, options, torch.device("cpu"), "Fréchet distance")
     return {"measures": measures, "unit": "distance"}
 
 

@@ -186,12 +186,12 @@ def _train(args: argparse.Namespace, config: "TrainConfig", device: "torch.devic
 
 
 def _saved(out: Path) -> str:
-    """The step that is saved and how to go on from it, empty when there is none."""
+    """The step that is saved and how to go on from it."""
     from hw3utils.files import read_json
     from hw3utils.learning.run_files import POINTER
 
     if not (out / POINTER).exists():
-        return ""
+        return f"no step is saved in {out}"
     return f"step {read_json(out / POINTER)['step']} is saved in {out}, go on with the same command and --resume"
 
 
@@ -229,7 +229,7 @@ def _run_steps(
         if done:  # else the folder may belong to another training
             _write_last_page(watch)
             if isinstance(error, ValueError | OSError):
-                raise OSError(f"{error} {_saved(out)}") from error
+                raise OSError(f"{str(error).rstrip('.')}; {_saved(out)}") from error
         raise
     _write_last_page(watch)
     return False

@@ -75,7 +75,8 @@ def lock_run(out: str | Path, resume: bool) -> Iterator[None]:
     """
     lock = FileLock(Path(out) / LOCK)
     try:
-        lock.acquire(timeout=0)
+        with contextlib.suppress(NotImplementedError):  # some network file systems have no locks
+            lock.acquire(timeout=0)
     except Timeout:
         raise ValueError(f"another training is running in {out}; wait for its end or choose another folder.") from None
     try:

@@ -26,6 +26,9 @@ HUB = (
 #: Most bytes that a download may have: the real files need 69 MB and at most 4 MB.
 SIZE_LIMITS = {PICTURES_FILE: 100_000_000, LABELS_FILE: 10_000_000}
 
+#: What numpy raises on a damaged .npy file, beside OSError; Python 3.13 lets the tokenizer's error through.
+NPY_ERRORS = (ValueError, EOFError, SyntaxError, OverflowError, tokenize.TokenError, MemoryError)
+
 CACHE_VARIABLE = "HW3_CACHE"
 
 _HINT = "put both files in one folder and name it: hw3 data --source real --root FOLDER"
@@ -212,7 +215,7 @@ def _read_array(path, name):
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
         raise OSError(f"cannot read {path} ({error}), expected {name}: check the file's permissions.") from error
-    except (ValueError, EOFError, SyntaxError, OverflowError, tokenize.TokenError, MemoryError) as error:
+    except NPY_ERRORS as error:
         raise ValueError(
             f"{path} is truncated, pickled or no .npy file, expected {name} as published: fetch it again."
         ) from error

@@ -183,7 +183,7 @@ def read_frame(path: Path) -> tuple[np.ndarray, bool]:
         raise ValueError(f"{path} is a folder, a pipe or a device, expected a picture file.")
     try:
         with Image.open(path, formats=FORMATS) as opened:
-            animated = opened.format != "JPEG" and getattr(opened, "is_animated", False)
+            animated = opened.format in ("PNG", "GIF", "WEBP") and getattr(opened, "is_animated", False)
             deep = "16" in str(opened.tile[0][3]) if opened.tile else False
             picture = ImageOps.exif_transpose(opened)
             if picture.mode.startswith("I"):
@@ -399,7 +399,7 @@ def read_groups(groups: Mapping[str, Sequence[Path]], cut: Cut | None) -> Groupe
     readings: Counter[str] = Counter()
     failed: dict[Path, ValueError] = {}
     files = [(c, path) for c, paths in enumerate(groups.values()) for path in paths]
-    for c, path in progress(files, desc="reading pictures", unit="file", delay=1):
+    for c, path in progress(files, desc="reading pictures", unit="file"):
         try:
             rgba, moving = read_frame(path)
             found, reading = (rgba[None], "whole pictures") if cut is None else cut_tiles(rgba, path, cut)
