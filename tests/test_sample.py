@@ -36,7 +36,7 @@ def off(a, b):
 def test_grid_array_files_and_animation_show_the_same_pictures(tmp_path, capsys):
     names = [tmp_path / name for name in ("a.png", "a.npz", "a.gif", "files")]
     assert main([*FAST, "--sampler", "ddim", "--n", "3", "--batch-size", "2", "--out", *map(str, names)]) == 0
-    assert "3 pictures, ddim, 20 evaluations each" in capsys.readouterr().out
+    assert "3 pictures of sprites-tuned, ddim, 20 evaluations each" in capsys.readouterr().out
     images = np.load(names[1])["images"]
     assert images.shape == (3, 16, 16, 3)
     assert sorted(path.name for path in names[3].iterdir()) == ["0000.png", "0001.png", "0002.png"]

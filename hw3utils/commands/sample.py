@@ -26,8 +26,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights",
         type=name_or_path,
-        default="sprites",
-        help="name of shipped weights, safetensors file, or its folder",
+        default="sprites-tuned",
+        help="name of shipped weights (default: sprites-tuned; the homework's run: sprites), file, or its folder",
     )
     parser.add_argument("--sampler", choices=["ddpm", "ddim", "dpm"], help="default: ddpm; --like, --between: ddim")
     parser.add_argument("--steps", type=count, help="network evaluations (default: T for ddpm, 50 for the others)")
@@ -104,7 +104,8 @@ def call(args: argparse.Namespace) -> int:
     images = tensor_to_images(pictures)
     for out in args.out:
         write_pictures(images, frames, out)
-    print(f"{n} pictures, {name}, {evaluations // batches} evaluations each: {', '.join(map(str, args.out))}")
+    files = ", ".join(map(str, args.out))
+    print(f"{n} pictures of {args.weights}, {name}, {evaluations // batches} evaluations each: {files}")
     return 0
 
 

@@ -4,6 +4,7 @@ import base64
 import csv
 import hashlib
 import io
+import re
 import shutil
 import tempfile
 import tomllib
@@ -14,9 +15,17 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
+from PIL import Image
 
 from hw3utils.course.assignment import STUDENT_FILE
-from hw3utils.course.notebooks.cells import Course, is_check, marked_cells, need_nbgrader, program_path
+from hw3utils.course.notebooks.cells import (
+    EXPECTED_PICTURE,
+    Course,
+    is_check,
+    marked_cells,
+    need_nbgrader,
+    program_path,
+)
 from hw3utils.course.notebooks.execute import CONTINUE_TAG, NOTEBOOKS, ROOT, environment, find_notebooks, read_notebook
 from hw3utils.files import check_writable, write_atomically
 
@@ -112,6 +121,7 @@ def release(
         for path, made in zip(paths, course.generate(paths), strict=True):
             notebook = read_notebook(made)
             _run_to_the_end(notebook)
+            _add_expected_pictures(notebook)
             if answers:
                 _fold_answers(notebook, read_notebook(path))
             text = nbformat.writes(notebook) + "\n"
@@ -136,6 +146,23 @@ def _run_to_the_end(notebook: NotebookNode) -> None:
     for name, cell in marked_cells(notebook).items():
         if cell.cell_type == "code" and (cell.metadata["nbgrader"].get("solution") or is_check(name)):
             cell.metadata["tags"] = [*cell.metadata.get("tags", []), CONTINUE_TAG]
+
+
+def _add_expected_pictures(notebook: NotebookNode) -> None:
+    """Insert below each cell that draws a figure a small picture of how it may look, folded."""
+    cells = []
+    for cell in notebook.cells:
+        cells.append(cell)
+        name = re.search(r"plots\.figure\(\s*\"(\w+)\"", cell.source) if cell.cell_type == "code" else None
+        path = ROOT / "figures" / f"{name[1]}.png" if name else None
+        if path is not None and path.is_file():
+            buffer = io.BytesIO()
+            with Image.open(path) as picture:
+                small = picture.convert("RGB")
+            small.thumbnail((480, 360))
+            small.quantize(32).save(buffer, "png", optimize=True)
+            cells.append(new_markdown_cell(EXPECTED_PICTURE.format(base64.b64encode(buffer.getvalue()).decode())))
+    notebook.cells = cells
 
 
 def _fold_answers(edition: NotebookNode, solved: NotebookNode) -> None:

@@ -179,15 +179,13 @@ def load_pretrained(
 
 
 def pretrained_card(name: str = "sprites") -> dict[str, Any]:
-    """The card of a stored run: its configuration and its loss curve.
+    """The card of shipped weights: the configuration of their run and its loss curve.
 
     Args:
-        name: "sprites" or "classifier" (shipped weights), or "faster", a run of which only the card is shipped.
+        name: "sprites" (the homework's run), "sprites-tuned" (the same network with a better learning rate), or
+            "classifier".
 
     Raises:
         ValueError: on an unknown name.
     """
-    names = sorted(path.stem for path in PRETRAINED_FOLDER.glob("*.json"))
-    if name not in names:
-        raise ValueError(f"there is no card {shown(name)}, expected one of {', '.join(names)}.")
-    return read_json(PRETRAINED_FOLDER / f"{name}.json")
+    return read_json(pretrained_path(name).with_suffix(".json"))

@@ -21,6 +21,10 @@ from hw3utils.progress import progress
 STUB_LINE = 'raise NotImplementedError("write this part first")'
 STUB = f"# your code here\n{STUB_LINE}"
 _TOOL_COMMENT = re.compile(r"^# NBVAL_\w+\n|  # noqa\b[^\n]*", re.M)
+# A folded picture of the student edition: how a figure may look.
+EXPECTED_PICTURE = (
+    "<details><summary>How it may look</summary>\n\n<img alt='' src='data:image/png;base64,{}'>\n\n</details>"
+)
 _SOLVED_ONLY = re.compile(r"\n?^<!-- solved edition -->$.*?^<!-- end -->$", re.M | re.S)
 
 
