@@ -197,8 +197,7 @@ def test_reference_empty_and_three_mistakes(edition, tmp_path, capsys):
     assert {name: report["automatic"] for name, report in reports.items()} == {
         "reference": {"points": 60, "possible": 60},
         "empty": {"points": 0, "possible": 60},
-        # Q1.P6 samples with the wrong sampler of Q1.P5.
-        "mistakes": {"points": 60 - 5 - 5 - 3 - 3, "possible": 60},
+        "mistakes": {"points": 60 - 5 - 5 - 3, "possible": 60},
     }
     for name, report in reports.items():
         pending = [cell for cell in report["cells"] if cell["state"] == "to be read by hand"]
@@ -208,7 +207,7 @@ def test_reference_empty_and_three_mistakes(edition, tmp_path, capsys):
         assert report["seed"] == 3
         assert set(report["versions"]) == {"python", "hw3utils", "nbgrader", "torch", "numpy"}
     lost = {cell["cell"]: cell["message"] for cell in reports["mistakes"]["cells"] if cell["state"] == "failed"}
-    assert set(lost) == {"Q1-P2-check", "Q1-P5-check", "Q1-P6-check", "Q2-P3-langevin-check"}
+    assert set(lost) == {"Q1-P2-check", "Q1-P5-check", "Q2-P3-langevin-check"}
     assert "wrong size" in lost["Q1-P2-check"]
     failed = [cell["message"] for cell in reports["empty"]["cells"] if cell["state"] == "failed"]
     assert len(failed) == 17
