@@ -12,6 +12,7 @@ from hw3utils.course.assignment import ANSWER, ITEMS, MIMETYPE, SECTIONS
 from hw3utils.course.workshop import passed_exercises
 
 PASSED, ANSWERED, NOT_WRITTEN, NOT_PASSED = "passed", "answered", "not written", "not passed"
+NOTHING = "no exercise"
 
 
 class Report:
@@ -102,7 +103,8 @@ class Report:
         """Show the table of items: points, what was checked, the number, the state; `hw3 run` collects it.
 
         An item of programming is "passed" when each of its exercises has passed; a theory item is "answered" when the
-        notebook, as last saved, has text in each of its answer cells. Both are "not written" otherwise.
+        notebook, as last saved, has text in each of its answer cells. Both are "not written" otherwise. A section of
+        notebook 07 without checks has "no exercise".
         """
         from IPython.display import display
 
@@ -110,7 +112,7 @@ class Report:
         rows, plain, data = [], [], {}
         for item, claims in self.claims.items():
             points, title = (ITEMS | SECTIONS)[item][:2]
-            state = _state(claims, cells.get(item, []))
+            state = _state(points, claims, cells.get(item, []))
             for n, (claim, shown, _) in enumerate(claims or [("nothing yet", "", False)]):
                 lead = (item, str(points), title) if n == 0 else ("", "", "")
                 rows.append((*lead, claim, shown, state if n == 0 else ""))
@@ -144,7 +146,7 @@ def _digits(value: float, floor: float, holds: Any) -> str:
 
 
 def _graded_cells(notebook: str) -> dict[str, list[tuple[bool, str]]]:
-    """The graded cells of each item, as pairs (code, source), from the notebook's file in the working folder.
+    """The graded and the check cells of each item, as pairs (code, source), from the notebook's file in the working folder.
 
     Empty where there is not exactly one file whose name begins with the notebook's number, or it cannot be read.
     """
@@ -154,23 +156,26 @@ def _graded_cells(notebook: str) -> dict[str, list[tuple[bool, str]]]:
         found: dict[str, list[tuple[bool, str]]] = {}
         for cell in content.get("cells", []):
             mark = cell.get("metadata", {}).get("nbgrader", {})
-            if mark.get("grade") and isinstance(mark.get("grade_id"), str):
-                item = ".".join(mark["grade_id"].split("-")[:2])
+            name = mark.get("grade_id")
+            if isinstance(name, str) and (mark.get("grade") or name.endswith("-check")):
+                item = ".".join(name.split("-")[:2])
                 found.setdefault(item, []).append((cell["cell_type"] == "code", "".join(cell["source"]).strip()))
     except (OSError, ValueError, AttributeError, TypeError, KeyError):
         return {}
     return found
 
 
-def _state(claims: list[tuple[str, str, bool]], cells: list[tuple[bool, str]]) -> str:
+def _state(points: int, claims: list[tuple[str, str, bool]], cells: list[tuple[bool, str]]) -> str:
     """The state of an item, from its claims in this session and its graded cells."""
     answers = [source for code, source in cells if not code]
     if any(source in ("", ANSWER) for source in answers):
         return NOT_WRITTEN
+    if not cells and not claims and not points:
+        return NOTHING
     exercises, expected = sum(exercise for *_, exercise in claims), sum(code for code, _ in cells)
     if exercises < expected or (not cells and not claims):
         return NOT_WRITTEN if not exercises else NOT_PASSED
-    return ANSWERED if answers and not expected else PASSED
+    return ANSWERED if answers else PASSED
 
 
 def _html(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
