@@ -429,7 +429,7 @@ def test_ctrl_c_stops_a_release(tmp_path):
     out = tmp_path / "edition"
     code, error = interrupted(["release", "--out", str(out)], b"releasing")
     assert code == 130
-    assert error.splitlines()[-1] == f"hw3 release: interrupted; what was written before is whole and in {out}"
+    assert error.splitlines()[-1] == f"hw3 release: interrupted; files that were written are complete, also in {out}"
     assert list(out.iterdir()) == []
 
 
@@ -442,6 +442,6 @@ def test_grading_shows_its_progress_and_ctrl_c_keeps_the_reports(tmp_path):
     code, error = interrupted(command, b"bob: ")
     assert code == 130
     assert "Traceback" not in error
-    assert error.splitlines()[-1] == f"hw3 grade: interrupted; what was written before is whole and in {out}"
+    assert error.splitlines()[-1] == f"hw3 grade: interrupted; files that were written are complete, also in {out}"
     assert json.loads((out / "alice" / "report.json").read_text())["automatic"]["points"] == 0
     assert not (out / "bob" / "report.json").exists()
