@@ -1,5 +1,6 @@
 """Whose function a notebook uses, and what its report says of an item."""
 
+import contextlib
 import functools
 import json
 
@@ -19,6 +20,7 @@ def session(monkeypatch):
     shell = type("Shell", (), {"user_ns": names})()
     monkeypatch.setattr("IPython.get_ipython", lambda: shell)
     monkeypatch.setattr(workshop, "_passed", [])
+    monkeypatch.setattr(workshop, "outcomes", {})
     monkeypatch.setattr(workshop, "_exercises", 0)
     return names
 
@@ -122,7 +124,12 @@ def notebook(folder, answer):
     check = {"grade": True, "solution": False, "points": 5, "grade_id": "Q1-P2-check"}
     cells = [
         {"cell_type": "markdown", "metadata": {"nbgrader": mark}, "source": answer},
-        {"cell_type": "code", "metadata": {"nbgrader": check}, "source": "", "outputs": []},
+        {
+            "cell_type": "code",
+            "metadata": {"nbgrader": check},
+            "source": "checks.check_perturb_input(f)",
+            "outputs": [],
+        },
     ]
     (folder / "01_forward_process.ipynb").write_text(json.dumps({"cells": cells, "nbformat": 4}), encoding="utf-8")
 
@@ -144,6 +151,25 @@ def test_an_item_of_programming_is_passed_only_by_its_check(tmp_path, monkeypatc
     assert states(report)["Q1.P2"] == "not written"
     report.check("Q1.P2", "the exercise", checks.check_perturb_input(right), below=1e-5, fresh=True)
     assert states(report)["Q1.P2"] == "passed"
+
+
+def test_the_state_is_that_of_the_last_call_and_of_this_item(tmp_path, monkeypatch):
+    notebook(tmp_path, "Proof.")
+    monkeypatch.chdir(tmp_path)
+    report = Report("01")
+    report.check("Q1.P2", "an exercise without points", workshop.exercise(lambda f: 0.0)(right), below=1)
+    assert states(report)["Q1.P2"] == "not written"
+    for function, state in ((stub, "not written"), (wrong, "not passed"), (right, "passed"), (wrong, "not passed")):
+        with contextlib.suppress(AssertionError, NotImplementedError):
+            report.check("Q1.P2", "the exercise", checks.check_perturb_input(function), below=1)
+        assert states(report)["Q1.P2"] == state
+
+
+def test_a_number_outside_its_limits_withdraws_the_pass(session):
+    session["own"] = right
+    with pytest.raises(AssertionError):
+        Report("01").check("Q1.P2", "too large", workshop.exercise(lambda f: 3.0)(right), below=1)
+    assert workshop.choose("own", instead=package) is package
 
 
 def test_a_line_says_what_was_measured_and_expected(capsys):

@@ -91,10 +91,13 @@ def check_perturb_input(
             bool((coef_x0 - signal).abs().max() < 1e-5),
             "what multiplies x0 is off: for data of variance 1 the variance of x_t would not stay 1.",
         )
+        wrong_sign = bool((coef_eps + noise).abs().max() < 1e-5)
+        require(not wrong_sign, "the noise has the wrong sign: it is added to the signal.")
+        k = int((coef_eps - noise).abs().argmax())
         require(
             bool((coef_eps - noise).abs().max() < 1e-5),
-            f"the noise has the wrong size: at t = {int(t[0])} its variance is {float(coef_eps[0] ** 2):.4f}, while "
-            f"that of the signal is {float(coef_x0[0] ** 2):.4f}; the two must add up to 1.",
+            f"the noise has the wrong size: at t = {int(t[k])} eps is multiplied by {float(coef_eps[k]):.4f}, "
+            f"expected sqrt(1 - alpha_bar_t) = {float(noise[k]):.4f}.",
         )
         want = broadcast(signal, x0) * x0.double() + broadcast(noise, eps) * eps.double()
         error = float((got - want).abs().max())

@@ -23,6 +23,8 @@ from hw3utils.course.student.check import check_notebook
 from hw3utils.files import check_writable, file_sha256, write_atomically
 
 FORMAT = 1
+# Why requirements.txt and the package are not packed.
+RELEASED = "it came with the homework"
 MAX_OUTPUTS = 5_000_000
 # The time of every file in an archive, so that the same files make the same archive.
 _TIME = (1980, 1, 1, 0, 0, 0)
@@ -76,9 +78,11 @@ def submit(folder: Path, out: Path, *, timeout: int = 120, made: datetime | None
             continue
         result.warnings += _notebook(folder / name, original, result, timeout)
     for name in result.files:
-        if name not in homework and name != STUDENT_FILE and is_homework(name):
+        if name not in (*homework, STUDENT_FILE, "README.md") and is_homework(name):
             result.warnings.append(f"{name} is no notebook of this homework: it is packed, but no check will see it.")
-    result.warnings += [f"{name} is left out: {reason}." for name, reason in sorted(result.left_out.items())]
+    result.warnings += [
+        f"{name} is left out: {reason}." for name, reason in sorted(result.left_out.items()) if reason != RELEASED
+    ]
     _pack(folder, out, result, made or datetime.now(UTC))
     return result
 
@@ -105,7 +109,9 @@ def _collect(folder: Path, out: Path, result: PackedHomework) -> None:
                 f"{path} has {path.stat().st_size / 1e6:.0f} MB, expected at most {MAX_FILE / 1e6:.0f}; "
                 "clear its outputs, or move it out of the folder."
             )
-    result.files = [path.name for path in files if path.resolve() != out.resolve()]
+    released = [path for path in files if path.name == "requirements.txt" or path.suffix == ".whl"]
+    result.left_out |= {path.name: RELEASED for path in released}
+    result.files = [path.name for path in files if path.resolve() != out.resolve() and path not in released]
     if out.resolve() in [path.resolve() for path in files]:
         result.left_out[out.name] = "it is made anew"
 
