@@ -153,7 +153,7 @@ CASES = {
     "weights for an unknown device": (lambda: hw3utils.load_pretrained(device="toaster"), "'toaster'"),
     "features on an unknown device": (lambda: features.feature_extractor("sprites", device="toaster"), "'toaster'"),
     "samples on an unknown device": (
-        lambda: noise.sample_in_batches(samplers.sample_ddim, eps_model, SCHEDULE, (2,), n=2, device="toaster"),
+        lambda: samplers.sample_in_batches(samplers.sample_ddim, eps_model, SCHEDULE, (2,), n=2, device="toaster"),
         "'toaster'",
     ),
     # pictures

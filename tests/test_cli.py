@@ -429,7 +429,7 @@ def test_too_little_memory_and_a_missing_compiler_are_a_sentence(error, named, t
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr("hw3utils.noise.sample_in_batches", fail)
+    monkeypatch.setattr("hw3utils.samplers.sample_in_batches", fail)
     assert main(["sample", "--n", "1", "--steps", "1", "--out", str(tmp_path / "x.png")]) == 1
     printed = capsys.readouterr().err
     assert named in printed
@@ -440,7 +440,7 @@ def test_other_errors_of_the_program_keep_their_traceback(tmp_path, monkeypatch)
     def fail(*_, **__):
         raise RuntimeError("a fault")
 
-    monkeypatch.setattr("hw3utils.noise.sample_in_batches", fail)
+    monkeypatch.setattr("hw3utils.samplers.sample_in_batches", fail)
     with pytest.raises(RuntimeError, match="a fault"):
         main(["sample", "--n", "1", "--steps", "1", "--out", str(tmp_path / "x.png")])
 

@@ -114,7 +114,7 @@ MUTATIONS = [
     Mutation(
         "02",
         "a generator used twice: every sample has the same noise",
-        "noise.py",
+        "samplers.py",
         "generators = sample_generators(seed, indices[rows])",
         "generators = sample_generators(seed, [0] * len(indices[rows]))",
     ),
@@ -144,7 +144,7 @@ MUTATIONS = [
         "x = signal_s * x0_hat + noise_s * eps",
         "x = signal_s * x0_hat - noise_s * eps",
     ),
-    Mutation("03", "noises mixed on a straight line", "noise.py", "((1 - w) * theta).sin() / sin)", "1 - w)"),
+    Mutation("03", "noises mixed on a straight line", "samplers.py", "((1 - w) * theta).sin() / sin)", "1 - w)"),
     Mutation(
         "03",
         "guidance without the label",
@@ -221,15 +221,15 @@ MUTATIONS = [
         "05",
         "explicit loss without its half",
         "losses.py",
-        "return (_scored(score, x) - _scored(true_score, x)).square().sum(1) / 2",
-        "return (_scored(score, x) - _scored(true_score, x)).square().sum(1)",
+        "return difference.square().sum(1) / 2",
+        "return difference.square().sum(1)",
     ),
     Mutation(
         "05",
         "variance not reduced",
         "losses.py",
-        "(s.square().sum(1) if variance_reduced else along.square()) / 2",
-        "along.square() / 2",
+        "(s.square().sum(1) if variance_reduced else v_dot_score.square()) / 2",
+        "v_dot_score.square() / 2",
     ),
     Mutation(
         "05",
@@ -275,7 +275,13 @@ MUTATIONS = [
         "x, sigma) + math.sqrt(a) * gaussian_noise(x, generator)\n\n    return",
         "x, sigma) + a * gaussian_noise(x, generator)\n\n    return",
     ),
-    Mutation("06", "MALA that accepts everything", "langevin.py", "(u.log() < ratio)", "(u.log() < 1)"),
+    Mutation(
+        "06",
+        "MALA that accepts everything",
+        "langevin.py",
+        "accepted = u.log() < _log_ratio(here, there, a)",
+        "accepted = u.log() < 1",
+    ),
     Mutation("06", "the largest level left out", "langevin.py", "for sigma in levels:", "for sigma in levels[1:]:"),
     Mutation(
         "06",

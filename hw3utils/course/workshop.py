@@ -1,6 +1,7 @@
 """Whose function makes a result in a notebook: the student's once its check has passed, else the package's."""
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -62,10 +63,8 @@ def choose(name: str, instead: Any) -> Any:
     Returns:
         The function (or dict) to go on with.
     """
-    from IPython import get_ipython
-
-    shell = get_ipython()
-    own = shell.user_ns.get(name) if shell is not None else None
+    # A kernel runs the notebook's cells in this module.
+    own = getattr(sys.modules["__main__"], name, None)
     if own is not None and any(own is value for value in _passed):
         print(f"from here on: your {name}")
         return _adapted(own) if callable(own) else own
