@@ -279,7 +279,7 @@ def check_starting_points(
     """
     for name in ("deterministic", "langevin"):
         require(name in samples, f"there is no set named {name!r}.")
-        as_tensor(samples[name], f"the set {name!r}", (n, 2))
+    samples = {name: as_tensor(samples[name], f"the set {name!r}", (n, 2)) for name in ("deterministic", "langevin")}
     rest = float(score(samples["deterministic"]).norm(dim=1).quantile(0.99))
     require(
         rest < 0.05, f"the deterministic points have not come to rest: the score is still {rest:.2g} at some of them."

@@ -8,7 +8,7 @@ from typing import Any
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_notebook
 
-from hw3utils.course.assignment import CellState, GradedCell
+from hw3utils.course.assignment import ITEMS, CellState, GradedCell
 from hw3utils.course.notebooks.cells import ANSWER, STUB_LINE, checked_cells, item_of, marked_cells, syntax_tree
 from hw3utils.course.notebooks.dependencies import Statement, required_statements, statements_of
 from hw3utils.course.notebooks.execute import environment, find_notebooks, plain, read_notebook, run_cells
@@ -188,4 +188,6 @@ def summary(results: Mapping[str, Sequence[GradedCell]]) -> str:
     parts = [part for found in results.values() for part in found if part.possible]
     done = [part for part in parts if part.state == DONE]
     points = [sum(part.possible for part in some) for some in (done, parts)]
-    return f"{len(done)} of {len(parts)} parts are done, with {points[0]:g} of {points[1]:g} points"
+    read = sum(part.possible for part in done if part.item in ITEMS and ITEMS[part.item].manual)
+    by_hand = f", {read:g} of them given by a person who reads the answers" if read else ""
+    return f"{len(done)} of {len(parts)} parts are done, with {points[0]:g} of {points[1]:g} points{by_hand}"
