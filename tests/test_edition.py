@@ -139,7 +139,7 @@ def test_help_in_three_steps(edition, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_questions_come_before_figures_and_the_end_says_what_is_not_shown(edition, name):
     text = "\n".join(texts(edition[name]))
-    assert text.count("<summary>Then compare</summary>") == text.count("**Predict first.**") >= 2
+    assert text.count("<summary>Then compare</summary>") == text.count("**Predict first.**") >= 4
     end = text.split("## What this does not show")[1]
     assert len(re.findall(r"<summary>\d\. ", end)) == 5
     assert len(re.findall(r"^\* .*\d{4}", end.split("**To go on.**")[1], re.MULTILINE)) >= 3

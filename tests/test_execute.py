@@ -131,7 +131,9 @@ def test_ctrl_c_ends_the_kernel(folder, jobs):
     run.send_signal(signal.SIGINT)
     _, error = run.communicate()
     assert run.returncode == 130
-    assert f"hw3 run: interrupted; files that were written are complete, also in {folder / 'out'}" in error.splitlines()
+    told = f"hw3 run: interrupted; files that were written are complete, also in {folder / 'out'}"
+    # With two notebooks at a time, asyncio of a worker may add warnings of its own.
+    assert error == f"{told}\n" if jobs == 1 else told in error.splitlines()
     with pytest.raises(ProcessLookupError):
         os.kill(kernel, 0)
 
