@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 from torch import Tensor
 from torchvision.utils import make_grid
 
@@ -22,7 +23,7 @@ from hw3utils.progress import quiet
 # Okabe and Ito's palette for colour-blind readers, without black, the yellow last.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#F0E442")
 
-STYLE: dict[str, Any] = {
+STYLE: dict[Any, Any] = {
     "figure.figsize": (8.0, 3.6),
     "figure.dpi": 100,
     "savefig.dpi": 120,
@@ -34,7 +35,7 @@ STYLE: dict[str, Any] = {
     "axes.labelsize": 11,
     "legend.fontsize": 10,
     "legend.frameon": False,
-    "axes.prop_cycle": mpl.cycler(color=COLOURS),
+    "axes.prop_cycle": cycler(color=COLOURS),
     "axes.grid": True,
     "grid.alpha": 0.25,
     "axes.spines.top": False,
@@ -279,16 +280,16 @@ def save_moving_grid(
     sheets = [tile(images, columns=min(columns, max(1, len(images)))) for images in frames]
     first, *rest = [Image.fromarray(sheet.repeat(scale, 0).repeat(scale, 1)) for sheet in sheets]
     times = [round(1000 * seconds)] * len(rest) + [round(20_000 * seconds)]
-    options = {"format": "GIF", "save_all": True, "append_images": rest, "duration": times, "loop": 0}
+    options: dict[str, Any] = {"format": "GIF", "save_all": True, "append_images": rest, "duration": times, "loop": 0}
     return write_atomically(path, lambda temporary: first.save(temporary, **options))
 
 
 def smooth(values: Sequence[float] | Tensor, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Means of consecutive groups of `width` values (of all if there are fewer), and the last index of each, from 1."""
-    values = np.asarray(values, dtype=np.float64)
-    width = min(check_count(width, "width"), max(len(values), 1))
-    n = len(values) // width
-    return np.arange(1, n + 1) * width, values[: n * width].reshape(n, width).mean(1)
+    array = np.asarray(values, dtype=np.float64)
+    width = min(check_count(width, "width"), max(len(array), 1))
+    n = len(array) // width
+    return np.arange(1, n + 1) * width, array[: n * width].reshape(n, width).mean(1)
 
 
 # Contours of a density by the share of its mass that lies outside, the same for a formula and for samples.

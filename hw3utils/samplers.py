@@ -531,7 +531,7 @@ def guided(network: nn.Module, *, guidance: float = 1.0) -> Callable[[Tensor, Te
 
 def sample_in_batches(
     sampler: Callable[..., Tensor],
-    eps_model: EpsModel,
+    eps_model: Callable[..., Tensor],
     schedule: NoiseSchedule,
     shape: Sequence[int],
     *,

@@ -99,9 +99,10 @@ class Watch:
 
     def _sample(self, step: Step) -> None:
         """Write a row of samples of the averaged network, from the same noises every time."""
+        side = cast(int, self.side)
         with step.ema.applied() as network:
             config = cast(dict[str, Any], network.config)
-            shape, schedule = (config["channels"], self.side, self.side), schedule_from_card(config["schedule"])
+            shape, schedule = (config["channels"], side, side), schedule_from_card(config["schedule"])
             options: dict[str, Any] = {"n": PICTURES, "steps": EVALUATIONS, "device": next(network.parameters()).device}
             images = tensor_to_images(sample_in_batches(sample_ddim, network, schedule, shape, **options))
         save_grid(images, self.out / SAMPLES / f"{step.step:08d}.png", columns=PICTURES)

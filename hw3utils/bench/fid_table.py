@@ -10,8 +10,9 @@ Source of the layout: Song, Meng and Ermon 2021, arXiv 2010.02502, table 1.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -57,9 +58,13 @@ def _authors_grid(S: int) -> dict[str, Any]:
     return {"steps": grid, "t_start": grid[-1]}
 
 
+def _ddim(eta: float, S: int) -> dict[str, Any]:
+    return {"sampler": sample_ddim, "eta": eta, "steps": S}
+
+
 # What `sample_in_batches` takes for S steps of each row.
 SAMPLERS: dict[str, Callable[[int], dict[str, Any]]] = {
-    **{eta: lambda S, eta=eta: {"sampler": sample_ddim, "eta": float(eta), "steps": S} for eta in ETAS[:-1]},
+    **{eta: partial(_ddim, float(eta)) for eta in ETAS[:-1]},
     SIGMA_HAT: lambda S: {"sampler": sample_ddpm, "variance": "beta", "steps": S},
     "quadratic": lambda S: {"sampler": sample_ddim, "spacing": "quadratic", "steps": S},
     "logsnr": lambda S: {"sampler": sample_ddim, "spacing": "logsnr", "steps": S},
@@ -172,7 +177,7 @@ def make_pictures(
             **SAMPLERS[cell.row](cell.steps),
         )
         images = tensor_to_images(pictures)
-        write_atomically(path, lambda temporary, images=images: _save(temporary, images))
+        write_atomically(path, partial(_save, images=images))
         yield path, cell.steps * PICTURES_A_FILE
 
 
@@ -264,7 +269,7 @@ def measure(images: np.ndarray, features: Features, reference: FeatureStatistics
         "fid_infinity": at_infinity(list(sizes), [value for value, _ in sizes.values()]),
         "kid": kernel.value,
         "kid_error": kernel.error,
-        "confident": confident_share(features.classifier, first),
+        "confident": confident_share(cast(nn.Module, features.classifier), first),
         "grammar": float(grammar_accepts(first, tolerance=24).mean()),
         "outline": float(outline_share(first).mean()),
         "nearest": float(np.median(nearest_distances(first, data.train_images))),

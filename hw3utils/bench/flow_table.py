@@ -6,7 +6,7 @@ CPU core.
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -88,7 +88,7 @@ def guidance_of(
         images = tensor_to_images(sample_in_batches(sample_ddim, model, schedule, (3, 16, 16), **options))
         pictures = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
         with torch.no_grad():
-            taken = extractor.classifier(pictures.float() / 127.5 - 1)["class"].argmax(1)
+            taken = cast(torch.nn.Module, extractor.classifier)(pictures.float() / 127.5 - 1)["class"].argmax(1)
         found[f"{w:g}"] = {
             "accuracy": float((taken == label).double().mean()),
             "spread": spread(images, label, extractor) / spread_of_real,
@@ -106,7 +106,8 @@ def spread(images: np.ndarray, label: Tensor, extractor: Features) -> float:
 
 def measure(path: str | Path, plan: dict[str, Any] = PLAN) -> Path:
     """Measure both tables and write them to a JSON file, with their settings."""
-    network, schedule = load_pretrained("sprites")
+    network, of_network = load_pretrained("sprites")
+    schedule = cast(NoiseSchedule, of_network)
     network.requires_grad_(False)
     data, extractor = load_sprites("embedded"), feature_extractor("sprites")
     return write_json(

@@ -316,6 +316,10 @@ def _growth(
 # -------------------------------------------------------------------------------------- score matching and distances
 
 
+def _gradient(loss: Callable[[], Tensor]) -> None:
+    loss().mean().backward()
+
+
 def bench_score(device: torch.device, options: Options) -> dict[str, Any]:
     """Loss and gradient of score matching at growing dimension: exact trace, sliced, denoising."""
     runs: dict[str, Callable[[], object]] = {}
@@ -327,7 +331,7 @@ def bench_score(device: torch.device, options: Options) -> dict[str, Any]:
             "sliced": partial(sliced_score_matching, network, x),
             "exact trace": partial(implicit_score_matching, network, x),
         }
-        runs |= {f"D = {d}, {name}": lambda loss=loss: loss().mean().backward() for name, loss in losses.items()}
+        runs |= {f"D = {d}, {name}": partial(_gradient, loss) for name, loss in losses.items()}
     measures = time_both(runs, {}, options, device, "score matching")
     return {"measures": measures, "unit": "gradient, batch 128"}
 

@@ -1,6 +1,7 @@
 """The networks and libraries that `hw3 bench` compares ours with: the course's network, and diffusers."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -99,7 +100,7 @@ class FromDiffusers(nn.Module):
         super().__init__()
         from diffusers import UNet2DModel
 
-        self.model = UNet2DModel(
+        self.model: Any = UNet2DModel(
             sample_size=16,
             in_channels=3,
             out_channels=3,

@@ -3,13 +3,15 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hw3utils.commands import count, cut_arguments, cut_of, name_or_path, path, refuse_unused
 from hw3utils.progress import close_bars, progress
 
 if TYPE_CHECKING:
     import torch
+
+    from hw3utils.schedules import NoiseSchedule
 
 HELP = "measure the Fréchet distance of two sets of pictures"
 TABLE_OUT = Path("out/fid")
@@ -132,7 +134,8 @@ def _table(args: argparse.Namespace, device: "torch.device") -> int:
         sizes = ", ".join(map(str, fid_table.SIZES))
         raise ValueError(f"--n is {args.n}, expected for --table one of {sizes}.")
     cells, out, precision = fid_table.cells_named(args.cells or []), args.out or TABLE_OUT, args.precision or "fp32"
-    network, schedule = load_pretrained("sprites", device=device)
+    network, of_network = load_pretrained("sprites", device=device)
+    schedule = cast("NoiseSchedule", of_network)
     data = load_sprites()
     plan = {
         "weights": pretrained_card("sprites")["sha256"],

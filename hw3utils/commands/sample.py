@@ -77,7 +77,7 @@ def call(args: argparse.Namespace) -> int:
     label, shape = class_number(args.label, card, cast(int, network.n_classes)), picture_shape(card)
     inputs = read_inputs(args, shape, picture_background(card))
     guidance = 1.0 if args.guidance is None else args.guidance
-    eps_model = network if label is None else samplers.guided(network, guidance=guidance)
+    eps_model: Callable[..., Tensor] = network if label is None else samplers.guided(network, guidance=guidance)
     strided = args.between or args.like or args.sampler in ("ddim", "dpm")
     steps, evaluations = args.steps or (STEPS if strided else schedule.T), 0
     n = args.n or (10 if args.between or (args.like and not args.mask) else 50)
@@ -182,11 +182,12 @@ def _sample(
     from hw3utils.samplers import sample_in_batches
 
     name, extra = args.sampler or ("ddim" if args.between or args.like else "ddpm"), dict[str, Any]()
-    states: Callable[..., Any] = {
+    choices: dict[str, Callable[..., Any]] = {
         "ddpm": samplers.ddpm_steps,
         "ddim": samplers.ddim_steps,
         "dpm": samplers.dpm_solver_steps,
-    }[name]
+    }
+    states = choices[name]
     if name == "ddim":
         extra["eta"] = args.eta or 0.0
     if args.mask:
@@ -259,6 +260,8 @@ class Recorder:
 
 def write_pictures(images: "np.ndarray", frames: list["np.ndarray"], out: Path) -> None:
     """Write pictures uint8 (N, H, W, 3) in the form that the suffix names: grid, animation, array, or single files."""
+    from functools import partial
+
     from PIL import Image
 
     from hw3utils.files import write_atomically
@@ -275,7 +278,7 @@ def write_pictures(images: "np.ndarray", frames: list["np.ndarray"], out: Path) 
         width = max(4, len(str(len(images) - 1)))
         for k, image in enumerate(images):
             file = out / f"{k:0{width}}.png"
-            write_atomically(file, lambda path, image=image: Image.fromarray(image).save(path, "PNG"))
+            write_atomically(file, partial(Image.fromarray(image).save, format="PNG"))
 
 
 def _save_array(images: "np.ndarray", path: Path) -> None:

@@ -1,6 +1,6 @@
 """The embedded sprite generator: draws pictures and data sets from the grammar, counts it, and tests its rules."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache, lru_cache
 
 import numpy as np
@@ -29,7 +29,7 @@ KINDS: tuple[Kind, ...] = read_kinds()
 _COLOURED = tuple(material for material, palette in PALETTES.items() if len(palette) > 1)
 
 
-def _attribute_values(kinds):
+def _attribute_values(kinds: Iterable[Kind]) -> dict[str, tuple[str, ...]]:
     """Return the name of each attribute of a drawing -> the names of its values; parts of one name are one value."""
     parts = [(slot.name, part.name) for kind in kinds for slot in kind.slots for part in slot.parts]
     return {
@@ -48,14 +48,14 @@ def _attribute_values(kinds):
 ATTRIBUTE_VALUES: dict[str, tuple[str, ...]] = _attribute_values(KINDS)
 
 
-def as_rows(arrays):
+def as_rows(arrays: np.ndarray) -> np.ndarray:
     """View each array of a batch as one opaque item, for `np.unique`: (N, ...) uint8 -> (N,) void."""
     flat = np.ascontiguousarray(arrays).reshape(len(arrays), -1)
     return flat.view(f"V{flat.shape[1]}")[:, 0]
 
 
 @cache
-def _drawings(kind_index):
+def _drawings(kind_index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the structures of a kind: codes (S, 16, 16) uint8, choices (S, ...) and visible materials (S, M) bool."""
     codes, choices = structures(KINDS[kind_index])
     # Where parts hide one another, choices with the same drawing take the name of the first: one name a picture.
@@ -63,10 +63,10 @@ def _drawings(kind_index):
     choices = choices[first[same]]
     visible = np.zeros((len(codes), N_CODES), bool)
     np.put_along_axis(visible, codes.reshape(len(codes), -1).astype(np.intp), True, axis=1)
-    return codes, choices, visible[:, FIRST_COLOUR:].reshape(len(codes), len(MATERIALS), 3).any(axis=2)
+    return codes, choices, np.any(visible[:, FIRST_COLOUR:].reshape(len(codes), len(MATERIALS), 3), axis=2)
 
 
-def _packed(colour):
+def _packed(colour: Sequence[int]) -> int:
     red, green, blue = colour
     return red | green << 8 | blue << 16
 
@@ -114,7 +114,7 @@ def draw_sprites(n: int, *, seed: int | Sequence[int] = 0) -> tuple[np.ndarray, 
     return images, labels, attributes
 
 
-def _draw_kind(k, rows, attributes, rng):
+def _draw_kind(k: int, rows: np.ndarray, attributes: dict[str, np.ndarray], rng: np.random.Generator) -> np.ndarray:
     """Draw one picture of kind k for each of `rows` and fill in its attributes there: uint8 (R, 16, 16, 3)."""
     kind = KINDS[k]
     codes, choices, visible = _drawings(k)
@@ -172,12 +172,12 @@ def count_grammar() -> dict[str, int]:
 
 
 @lru_cache(maxsize=2)
-def _nearest(tolerance):
+def _nearest(tolerance: int) -> np.ndarray:
     """Return for each RGB colour the number of the grammar's nearest, 0 where none is within the tolerance (256^3).
 
     Distance is the largest difference of a channel.
     """
-    colours = [WHITE, *OUTLINES.values()]
+    colours: list[tuple[int, ...]] = [WHITE, *OUTLINES.values()]
     colours += [tone for palette in PALETTES.values() for ramp in palette.values() for tone in ramp]
     table = np.zeros((256, 256, 256), np.uint8)
     distance = np.full(table.shape, tolerance + 1, np.uint8)
@@ -219,8 +219,8 @@ def grammar_accepts(images: np.ndarray, *, tolerance: int = 12) -> np.ndarray:
         raise ValueError(f"Got tolerance = {tolerance}, expected 0 to 24 levels: beyond that ivory counts as white.")
     red, green, blue = np.moveaxis(images, -1, 0)
     colour = _nearest(int(tolerance))[red, green, blue]
-    white = (images >= 255 - tolerance).all(axis=-1)
-    dark = (images <= _OUTLINE_LEVEL + tolerance).all(axis=-1)
+    white = np.all(images >= 255 - tolerance, axis=-1)
+    dark = np.all(images <= _OUTLINE_LEVEL + tolerance, axis=-1)
     known = (colour > 0).all(axis=(1, 2))
     corners = white[:, (0, 0, -1, -1), (0, -1, 0, -1)].all(axis=1)
     share = white.mean(axis=(1, 2))
@@ -255,14 +255,14 @@ def outline_share(images: np.ndarray, *, white: int = 215, dark: int = 95) -> np
     return (rim & (images.mean(axis=-1) < dark)).sum(axis=(1, 2)) / np.maximum(rim.sum(axis=(1, 2)), 1)
 
 
-def _check_pictures(images):
+def _check_pictures(images: np.ndarray) -> None:
     """Raise ValueError unless the images are uint8 (N, 16, 16, 3)."""
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape[1:] != (SIDE, SIDE, 3):
         got = f"{getattr(images, 'dtype', type(images).__name__)} {getattr(images, 'shape', '')}"
         raise ValueError(f"Got images of {got}, expected uint8 (N, 16, 16, 3): a batch of pictures, channels last.")
 
 
-def _rim_of(background):
+def _rim_of(background: np.ndarray) -> np.ndarray:
     """The pixels that are not background and touch it, or the picture's edge, on one of four sides."""
     outside = np.pad(background, ((0, 0), (1, 1), (1, 1)), constant_values=True)
     beside = outside[:, :-2, 1:-1] | outside[:, 2:, 1:-1] | outside[:, 1:-1, :-2] | outside[:, 1:-1, 2:]
@@ -312,7 +312,7 @@ def sprite_set(
         images, labels = np.concatenate([images, more[0]]), np.concatenate([labels, more[1]])
         attributes = {name: np.concatenate([old, more[2][name]]) for name, old in attributes.items()}
 
-    def part(start, stop):
+    def part(start: int, stop: int) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         return images[start:stop], labels[start:stop], {name: v[start:stop] for name, v in attributes.items()}
 
     return part(0, n_train), part(n_train, wanted)

@@ -6,7 +6,7 @@ closed for every combination of parts. The art is data, a text file for each kin
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -36,7 +36,8 @@ MATERIALS = {
     "red": "rRp",
 }
 
-_RAMPS = {
+Colour = tuple[int, ...]
+_RAMPS: dict[str, tuple[Colour, ...]] = {
     "red": ((208, 56, 56), (150, 32, 52), (240, 116, 100)),
     "orange": ((232, 128, 40), (184, 84, 32), (250, 176, 92)),
     "yellow": ((240, 204, 64), (198, 150, 40), (252, 232, 136)),
@@ -52,13 +53,13 @@ _RAMPS = {
 }
 
 
-def _blend(ramp, towards, share):
+def _blend(ramp: Sequence[Colour], towards: Colour, share: float) -> tuple[Colour, ...]:
     return tuple(tuple(round((1 - share) * c + share * d) for c, d in zip(tone, towards, strict=True)) for tone in ramp)
 
 
 # No colour is in this table twice: a picture then determines its grammar derivation, and counting derivations with
 # different drawings counts pictures.
-PALETTES = {
+PALETTES: dict[str, dict[str, tuple[Colour, ...]]] = {
     "skin": {
         "pale": ((248, 212, 180), (220, 164, 136), (252, 228, 204)),
         "fair": ((236, 184, 140), (200, 136, 104), (248, 208, 168)),
@@ -151,7 +152,7 @@ class Kind:
         return self.colours.get(material, tuple(PALETTES[material]))
 
 
-def _rim(codes):
+def _rim(codes: np.ndarray) -> np.ndarray:
     """Return where the empty pixels beside (not diagonal to) a coloured pixel are: codes (S, 16, 16) -> bool."""
     coloured = np.pad(codes >= FIRST_COLOUR, ((0, 0), (1, 1), (1, 1)))
     near = coloured[:, :-2, 1:-1] | coloured[:, 2:, 1:-1] | coloured[:, 1:-1, :-2] | coloured[:, 1:-1, 2:]
@@ -205,7 +206,7 @@ class _Statement:
     rows: list[tuple[str, str]]
 
 
-def _syntax_error(place, got, expected):
+def _syntax_error(place: str | Path, got: str, expected: str) -> ValueError:
     return ValueError(f"{place}: got {got}, expected {expected}.")
 
 
@@ -224,8 +225,8 @@ def _statements(path: Path, keywords: tuple[str, ...]) -> list[_Statement]:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise _syntax_error(f"{path}, line {line}", "bytes that are not UTF-8", "a text file saved as UTF-8") from None
+        row = error.object[: error.start].count(b"\n") + 1
+        raise _syntax_error(f"{path}, line {row}", "bytes that are not UTF-8", "a text file saved as UTF-8") from None
     statements: list[_Statement] = []
     for number, line in enumerate(text.splitlines(), 1):
         place, words = f"{path}, line {number}", line.strip()

@@ -130,11 +130,20 @@ def load_sprites(
         images, class_names, background = tiles.images, tiles.class_names, tiles.background
         labels = np.eye(len(class_names), dtype=np.uint8)[tiles.classes]
         sentence = "; ".join([f"{len(images)} distinct tiles of the pictures in {folder}", *tiles.said])
-    train, test = _split(images, n_train, n_test, seed)
-    return _sprite_data(images[train], labels[train], images[test], labels[test], class_names, sentence, background)
+    kept, held_out = _split(images, n_train, n_test, seed)
+    parts = images[kept], labels[kept], images[held_out], labels[held_out]
+    return _sprite_data(*parts, class_names, sentence, background)
 
 
-def _sprite_data(train_images, train_labels, test_images, test_labels, class_names, sentence, background=255):
+def _sprite_data(
+    train_images: np.ndarray,
+    train_labels: np.ndarray,
+    test_images: np.ndarray,
+    test_labels: np.ndarray,
+    class_names: tuple[str, ...],
+    sentence: str,
+    background: int = 255,
+) -> SpriteData:
     arrays = (train_images, train_labels, test_images, test_labels)
     train_images, train_labels, test_images, test_labels = map(np.ascontiguousarray, arrays)
     sha256 = hashlib.sha256(train_images.data)
@@ -143,7 +152,7 @@ def _sprite_data(train_images, train_labels, test_images, test_labels, class_nam
     return SpriteData(train_images, train_labels, test_images, test_labels, names, sentence, digest, background)
 
 
-def _split(images, n_train, n_test, seed):
+def _split(images: np.ndarray, n_train: int | None, n_test: int | None, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows to train on and the rows to hold out; copies of one picture are never on both sides."""
     _, first, picture = np.unique(as_rows(images), return_index=True, return_inverse=True)
     distinct = len(first)
@@ -184,7 +193,7 @@ def cache_folder() -> Path:
         raise OSError(f"this user has no home folder to keep downloads in; set {CACHE_VARIABLE} to a folder.") from None
 
 
-def _read_real(root, download):
+def _read_real(root: str | os.PathLike[str] | None, download: bool) -> tuple[np.ndarray, np.ndarray, str]:
     """Return images, labels and the sentence that names their source."""
     if root is None:
         folder = cache_folder()
@@ -208,7 +217,7 @@ def _read_real(root, download):
     return images, labels, origin
 
 
-def _read_array(path, name):
+def _read_array(path: Path, name: str) -> np.ndarray:
     """Read and check one of the two real files, named by `name`: uint8 pictures, or labels made uint8."""
     try:
         # A memory map reads the header and compares the size before anything is allocated; pickles are refused.
@@ -224,7 +233,7 @@ def _read_array(path, name):
     return _check_pictures(array, path) if name == PICTURES_FILE else _check_labels(array, path)
 
 
-def _check_pictures(array, path):
+def _check_pictures(array: np.ndarray, path: Path) -> np.ndarray:
     if array.dtype != np.uint8:
         raise ValueError(f"Got pictures of dtype {array.dtype} in {path}, expected uint8: convert or fetch them again.")
     if array.ndim != 4 or array.shape[1:] != (SIDE, SIDE, 3) or len(array) < 2:
@@ -235,7 +244,7 @@ def _check_pictures(array, path):
     return np.array(array)
 
 
-def _check_labels(array, path):
+def _check_labels(array: np.ndarray, path: Path) -> np.ndarray:
     if array.dtype.kind not in "buif":
         raise ValueError(f"Got labels of dtype {array.dtype} in {path}, expected numbers 0 and 1: fetch them again.")
     if array.ndim != 2 or array.shape[1] != len(CLASS_NAMES):
@@ -252,7 +261,7 @@ def _check_labels(array, path):
     return array.astype(np.uint8)
 
 
-def _cached(folder, name, download_allowed):
+def _cached(folder: Path, name: str, download_allowed: bool) -> Path:
     """Return the path of a real file in the cache; download it first where it or its hash is missing."""
     path, record = folder / name, folder / f"{name}.json"
     if path.is_file() and record.is_file():
@@ -272,7 +281,7 @@ def _cached(folder, name, download_allowed):
         raise FileNotFoundError(f"There is no {name} in {folder} and no download was allowed: {_HINT}.")
     url = f"{HUB}/{name}"
 
-    def check(temporary):
+    def check(temporary: Path) -> None:
         try:
             _read_array(temporary, name)
         except ValueError as error:
@@ -286,7 +295,7 @@ def _cached(folder, name, download_allowed):
 # ------------------------------------------------------------------------------------------------- folders of pictures
 
 
-def _folder(source, root):
+def _folder(source: str | os.PathLike[str], root: str | os.PathLike[str] | None) -> Path:
     if source == "folder" and root is None:
         raise ValueError("Got source 'folder' without a root, expected the folder of the pictures: give it as root.")
     if source != "folder" and root is not None:
@@ -294,7 +303,7 @@ def _folder(source, root):
             f"Got source {os.fspath(source)!r} and root {os.fspath(root)!r}, expected one of them to name the folder: "
             "use source 'folder' with a root."
         )
-    folder = Path(root if source == "folder" else source)
+    folder = Path(source if root is None else root)
     if not folder.is_dir():
         raise FileNotFoundError(
             f"Got source {str(folder)!r}, expected 'embedded', 'real', 'folder' or an existing folder of pictures."
