@@ -182,8 +182,7 @@ def _errors_of_cells(sources: Sequence[Sequence[str]], path: Path, timeout: int)
     errors: dict[int, Error] = {}
     crashed: set[int] = set()
     variables = student_environment(current_profile().name, os.cpu_count() or 1, None)
-    if number := os.environ.get(STUDENT_VARIABLE):
-        variables[STUDENT_VARIABLE] = number
+    variables |= {name: os.environ[name] for name in (STUDENT_VARIABLE, "OMP_NUM_THREADS") if name in os.environ}
     with (
         tempfile.TemporaryDirectory(prefix="hw3-check-") as folder,
         progress(None, total=len(sources), desc=path.stem, unit="cell") as bar,
@@ -245,10 +244,22 @@ def _result(errors: Sequence[Error], stubs: Sequence[str], timeout: int) -> tupl
 
 
 def summary(results: Mapping[str, Sequence[GradedCell]]) -> str:
-    """How much of what gives points is done, in all notebooks that were checked."""
+    """How much of what gives points is done: the points of the checks, and those that a person gives."""
     parts = [part for found in results.values() for part in found if part.possible]
-    done = [part for part in parts if part.state == DONE]
-    points = [sum(part.possible for part in some) for some in (done, parts)]
-    read = sum(part.possible for part in done if part.item in ITEMS and ITEMS[part.item].manual)
-    by_hand = f", {read:g} of them given by a person who reads the answers" if read else ""
-    return f"{len(done)} of {len(parts)} parts are done, with {points[0]:g} of {points[1]:g} points{by_hand}"
+    kinds = {
+        "{} of {} points checked": [part for part in parts if not _is_manual(part)],
+        "answers to {} of {} points that a person gives": [part for part in parts if _is_manual(part)],
+    }
+    done = sum(part.state == DONE for part in parts)
+    points = [
+        text.format(
+            f"{sum(part.possible for part in some if part.state == DONE):g}", f"{sum(part.possible for part in some):g}"
+        )
+        for text, some in kinds.items()
+        if some
+    ]
+    return f"{done} of {len(parts)} parts are done{': ' if points else ''}{', '.join(points)}"
+
+
+def _is_manual(part: GradedCell) -> bool:
+    return part.item in ITEMS and ITEMS[part.item].manual
