@@ -354,8 +354,8 @@ def check_sampling_pair(
     """Judge Q1.P6: two functions of n that give n pictures, one by all T steps of DDPM and one by fifty of DDIM.
 
     A grid of fifty points may have 49 to 51 steps, depending on its ends, and a quadratic one loses a few more where it
-    is rounded: 45 to 51 are right. The states at which the network is asked must follow from each other, with the noise of DDPM and without any for
-    DDIM, and end in the pictures.
+    is rounded: 45 to 51 are right. The states at which the network is asked must follow from each other, with the noise
+    of DDPM and without any for DDIM, and end in the pictures.
 
     Args:
         sample_ddpm, sample_ddim: callables n -> (n, 3, 16, 16).
