@@ -27,9 +27,8 @@ from hw3utils.course.notebooks.cells import (
     item_of,
     marked_cells,
 )
-from hw3utils.course.notebooks.sanitize import printable
 from hw3utils.files import file_sha256, read_json, write_atomically, write_json
-from hw3utils.progress import progress
+from hw3utils.progress import printable, progress
 
 FOLDERS = ("source", "release", "submitted", "autograded", "feedback")
 _STATE, _JOINED = "course.json", "joined.json"

@@ -19,9 +19,9 @@ from hw3utils.course.grading.submission import MANIFEST, MAX_FILE, sort_files
 from hw3utils.course.notebooks.cells import grade_id, graded_cells
 from hw3utils.course.notebooks.execute import NOTEBOOKS, find_notebooks, read_notebook
 from hw3utils.course.notebooks.repair import read_leniently
-from hw3utils.course.notebooks.sanitize import printable
 from hw3utils.course.student.check import check_notebook
 from hw3utils.files import check_writable, file_sha256, write_atomically
+from hw3utils.progress import printable
 
 FORMAT = 1
 # Why requirements.txt and the package are not packed.
