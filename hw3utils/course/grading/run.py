@@ -152,7 +152,12 @@ class _Runner:
 
     def _run_check(self, kernel: Kernel, check: str) -> None:
         def serve(address: str, key: str) -> None:
-            kernel.run(_SERVE.format(address=address, key=key), self.config.seconds + 10)
+            try:
+                kernel.run(_SERVE.format(address=address, key=key), self.config.seconds + 10)
+            except KernelCrashed as error:
+                if error.state == CellState.TIMED_OUT:
+                    error.text = f"the check took longer than {self.config.seconds:g} s"
+                raise
 
         self.results[check].set_result(*self.judge(check, serve))
 
