@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from hw3utils import __version__
 from hw3utils.commands import Parser, bench, check, data, fid, grade, marks, release, run, sample, submit, train
-from hw3utils.progress import close_bars
+from hw3utils.progress import Terminal, close_bars, printable
 
 COMMANDS = (run, check, submit, train, sample, fid, data, bench, release, grade, marks)
 
@@ -37,20 +37,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _prepare_output()
     parsed = command_parser().parse_args(arguments)
     try:
-        code = parsed.call(parsed)
+        with contextlib.redirect_stdout(Terminal(sys.stdout)):
+            code = parsed.call(parsed)
         sys.stdout.flush()
     except KeyboardInterrupt:
         out = getattr(parsed, "out", None)
         there = [str(path) for path in (out if isinstance(out, list) else [out]) if path is not None and path.exists()]
         where = f", also in {', '.join(there)}" if there else ""
-        line = "\n" if sys.stderr.isatty() else ""
-        return _report(f"{line}hw3 {parsed.command}: interrupted; files that were written are complete{where}", 130)
+        if sys.stderr.isatty():
+            print(file=sys.stderr)
+        return _report(f"hw3 {parsed.command}: interrupted; files that were written are complete{where}", 130)
     except BrokenPipeError:
         return _report(f"hw3 {parsed.command}: the output was closed", 141)
     except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
-        # One line, also when the message of a library has several.
-        message = f"hw3 {parsed.command}: {' '.join(str(error).split())}"
-        return _report(message, 1 if isinstance(error, FloatingPointError) else 2)
+        return _report(f"hw3 {parsed.command}: {error}", 1 if isinstance(error, FloatingPointError) else 2)
     except (MemoryError, RuntimeError) as error:
         if (reason := _known_failure(error)) is None:
             raise
@@ -81,13 +81,13 @@ def _prepare_output() -> None:
 
 
 def _report(message: str, code: int) -> int:
-    """Print a message to stderr, where that is still open, and return the exit code."""
+    """Print a message to stderr in one line, where that is still open, and return the exit code."""
     with contextlib.suppress(OSError):
         close_bars()
     for stream in (sys.stderr, sys.stdout):
         try:
             if stream is sys.stderr:
-                print(message, file=stream)
+                print(printable(message), file=stream)
             stream.flush()
         except OSError:
             # What is left in its buffer would fail again when Python exits.

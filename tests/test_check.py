@@ -159,11 +159,7 @@ def test_parts_are_done_missing_or_failed_with_a_message(tmp_path):
     assert messages["Q1.P6"] == "a cell took longer than 2 s"
     assert messages["Q1.P7"].startswith("FileNotFoundError: ")
     assert messages["Q1.T2"] == "the answer is blank"
-    assert "1 of 2" not in check.summary({"x": parts})
-    assert (
-        check.summary({"x": parts})
-        == "2 of 10 parts are done, with 3 of 13 points, 1 of them given by a person who reads the answers"
-    )
+    assert re.findall(r"\d+ of \d+", check.summary({"x": parts})) == ["2 of 10", "2 of 8", "1 of 5"]
     assert parts[0].line() == "  Q1.P1    2 points  done"
 
 
@@ -206,7 +202,7 @@ def test_only_the_functions_that_a_check_uses_are_called_missing(tmp_path):
     ]  # fmt: skip
 
 
-def test_a_dead_kernel_is_reported(tmp_path):
+def test_only_the_cell_that_ends_the_process_pays(tmp_path):
     path = write(
         tmp_path / "01_small.ipynb",
         solution("Q1-P1", "def die():\n    import os\n    os._exit(1)"),
@@ -214,8 +210,8 @@ def test_a_dead_kernel_is_reported(tmp_path):
         judge("Q1-P2", "assert True"),
     )
     first, second = check_notebook(path)
-    assert (first.state, second.state) == (FAILED, FAILED)
-    assert first.message == second.message == "Kernel died"
+    assert (first.state, second.state) == (FAILED, DONE)
+    assert "Kernel died" in first.message
 
 
 @pytest.mark.parametrize("path", find_notebooks(), ids=lambda path: path.stem)
@@ -255,9 +251,7 @@ def test_changed_and_deleted_checks_run_as_released(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert any("Q1.P2    5 points  failed" in line and "wrong size" in line for line in lines)
     assert any("Q1.P1    2 points  done" in line for line in lines)
-    assert lines[-1] == (
-        "5 of 6 parts are done, with 17 of 22 points, 15 of them given by a person who reads the answers"
-    )
+    assert re.findall(r"\d+ of \d+", lines[-1]) == ["5 of 6", "2 of 7", "15 of 15"]
 
 
 def test_optional_checks_have_no_points(tmp_path, capsys):
@@ -272,7 +266,7 @@ def test_optional_checks_have_no_points(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert "  07.1     optional  failed   it must double" in lines
     assert "  07.2     optional  missing  still to be written: 07-2-half-solution" in lines
-    assert lines[-1] == "0 of 0 parts are done, with 0 of 0 points"
+    assert lines[-1] == "0 of 0 parts are done"
 
 
 # ------------------------------------------------------------------------------------------------- the command

@@ -483,11 +483,38 @@ def test_right_pairs_of_samplers_pass(slow):
     assert not network._forward_hooks
 
 
+def times(grid):
+    """A grid of times from noise to data as a list that ends in 0."""
+    return [*sorted({round(float(t)) for t in grid} - {0}, reverse=True), 0]
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [
+        torch.linspace(0, 1000, 51),
+        torch.linspace(0, 1000, 50),
+        torch.linspace(1, 1000, 50),
+        torch.linspace(1, 1000, 51),
+        range(0, 1000, 20),
+        range(1, 1001, 20),
+        torch.linspace(0, 800**0.5, 50).square(),
+        torch.linspace(0, 1, 51).square() * 1000,
+    ],
+)
+def test_every_grid_of_fifty_steps_is_right(grid):
+    network = Halved()
+    pair = (functools.partial(sample, network) for sample in (SLOW, one_by_one(pictures_by(times(grid), 0.0))))
+    assert 19 < checks.check_sampling_pair(*pair, network) < 23
+
+
 @pytest.mark.parametrize(
     ("slow", "fast", "message"),
     [
         (pictures_by(1000, 1.0, first=1), FAST, "asked the network 999 times"),
         (SLOW, pictures_by(1000, 0.0), "DDIM asked the network 1000"),
+        (SLOW, pictures_by(25, 0.0), "DDIM asked the network 25 times a picture; the exercise asks for fifty steps"),
+        (SLOW, pictures_by(100, 0.0), "DDIM asked the network 100"),
+        (SLOW, pictures_by(list(range(50, -1, -1)), 0.0), "DDIM begins at t = 50"),
         (pictures_by(50, 1.0), pictures_by(1000, 0.0), "asked the network 50 times"),
         (SLOW, pictures_by(None, 0.0), "never asked"),
         (SLOW, pictures_by(50, 0.0, shape=(1, 8, 8)), "shape"),

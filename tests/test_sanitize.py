@@ -8,7 +8,8 @@ from nbconvert import HTMLExporter
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output, new_raw_cell
 
 from hw3utils.course.notebooks.html import Page, self_contained
-from hw3utils.course.notebooks.sanitize import clean_html, clean_markdown, clean_notebook, printable
+from hw3utils.course.notebooks.sanitize import clean_html, clean_markdown, clean_notebook
+from hw3utils.progress import printable
 
 SVG = "<svg xmlns='http://www.w3.org/2000/svg' onload='attack()'><script>attack()</script><rect width='9'/></svg>"
 ATTACKS = [

@@ -81,8 +81,9 @@ def test_archive_and_manifest(homework, tmp_path, capsys):
         name: (hashlib.sha256(text).hexdigest(), len(text)) for name, text in before.items()
     }
     states = {name: [part["state"] for part in parts] for name, parts in manifest["checks"].items()}
+    assert not any("points" in part for parts in manifest["checks"].values() for part in parts)
     assert states == {"01_small.ipynb": ["done", "done"], "02_small.ipynb": ["failed", "missing"]}
-    assert manifest["warnings"] == ["02_small.ipynb has parts that are not done: Q1-P1-check, Q1-T1-answer."]
+    assert manifest["warnings"] == ["02_small.ipynb has parts that are not done: Q1.P1, Q1.T1."]
     said = capsys.readouterr().out.splitlines()
     assert "  Q1.P1    2 points  failed   it must double" in said
     assert said[-2] == f"warning: {manifest['warnings'][0]}"
@@ -114,6 +115,7 @@ def test_a_complete_homework_has_no_warnings(homework, tmp_path, no_kernel):
 
 def test_warnings_about_notebooks(homework, tmp_path, no_kernel):
     changed = notebook(ran=False, check="assert True")
+    changed.cells.insert(1, new.new_markdown_cell("A text.\n\n## Q1.P1 · Twice\x1b[2J (2 points)", id="heading"))
     changed.cells[0].outputs = [new.new_output("stream", text="x" * 6_000_000)]
     nbformat.write(changed, homework / "01_small.ipynb")
     copied = notebook()
@@ -127,8 +129,9 @@ def test_warnings_about_notebooks(homework, tmp_path, no_kernel):
     assert warnings(homework, tmp_path / "a.zip") == [
         "student_number.txt holds 'mine', expected a student number of 1 to 20 digits.",
         "01_small.ipynb: the cell Q1-P1-check was changed; take it from the edition again.",
-        "01_small.ipynb: 2 of 2 code cells were never run (cell 1, 2); run them and save.",
-        "01_small.ipynb: the output of cell 1 has 6 MB; show less.",
+        "01_small.ipynb: 2 of 2 code cells were never run (at the top; below 'Q1.P1 · Twice [2J (2 points)');"
+        " run them and save.",
+        "01_small.ipynb: an output has 6 MB (at the top); show less.",
         "02_small.ipynb: the cell Q1-P1-check was copied; take it from the edition again.",
         "02_small.ipynb: the cell Q1-T1-answer was deleted; take it from the edition again.",
         "draft.ipynb is no notebook of this homework: it is packed, but no check will see it.",

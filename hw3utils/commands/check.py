@@ -18,8 +18,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def call(args: argparse.Namespace) -> int:
     """Check them; 1 when something that gives points is missing or fails."""
-    from hw3utils.course.notebooks.sanitize import printable
     from hw3utils.course.student.check import DONE, check_notebook, summary
+    from hw3utils.progress import printable
 
     paths = args.notebooks or sorted(Path().glob("*.ipynb"))
     if not paths:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from hw3utils.commands import count, cut_arguments, cut_of, name_or_path, path, refuse_unused
-from hw3utils.progress import close_bars, progress
+from hw3utils.progress import close_bars, printable, progress
 
 if TYPE_CHECKING:
     import torch
@@ -152,7 +152,7 @@ def _table(args: argparse.Namespace, device: "torch.device") -> int:
             pass
     except KeyboardInterrupt:
         close_bars()
-        print(f"stopped; the same command goes on with what is missing in {out}", file=sys.stderr)
+        print(printable(f"stopped; the same command goes on with what is missing in {out}"), file=sys.stderr)
         return 130
     if process_count() > 1:
         torch.distributed.barrier()

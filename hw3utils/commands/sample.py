@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from hw3utils.commands import count, name_or_path, path, refuse_unused
-from hw3utils.progress import progress
+from hw3utils.progress import printable, progress
 
 if TYPE_CHECKING:
     import numpy as np
@@ -307,7 +307,7 @@ def read_picture(path: Path, shape: tuple[int, ...], background: int) -> "Tensor
 
     rgba, animated = read_frame(path)
     if animated:
-        print(f"note: {path} is an animation; its first frame is taken.", file=sys.stderr)
+        print(printable(f"note: {path} is an animation; its first frame is taken."), file=sys.stderr)
     rgb = images_to_tensor(on_background(fitted(rgba, shape[1]), background)[None])[0]
     if shape[0] == 3:
         return rgb

@@ -17,8 +17,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def call(args: argparse.Namespace) -> int:
     """Pack it; warnings do not stop that."""
-    from hw3utils.course.notebooks.sanitize import printable
     from hw3utils.course.student.submit import report, submit
+    from hw3utils.progress import printable
 
     result = submit(args.folder, args.out, timeout=args.timeout)
     for name, parts in result.checks.items():

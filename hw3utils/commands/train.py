@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hw3utils.commands import count, cut_arguments, cut_of, data_arguments, path
-from hw3utils.progress import progress
+from hw3utils.progress import printable, progress
 
 if TYPE_CHECKING:
     import torch
@@ -179,7 +179,7 @@ def _train(args: argparse.Namespace, config: "TrainConfig", device: "torch.devic
         finished = _run_steps(steps, config, device, watch, stop, args.out)
     if not finished:
         if process_rank() == 0:
-            print(f"stopped; {_saved(args.out)}", file=sys.stderr)
+            print(printable(f"stopped; {_saved(args.out)}"), file=sys.stderr)
         return stop.code
     stop.print(f"weights and their card are in {args.out / 'weights.safetensors'}")
     return 0

@@ -17,7 +17,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 from PIL import Image
 
-from hw3utils.course.assignment import STUDENT_FILE
+from hw3utils.course.assignment import ITEMS, STUDENT_FILE
 from hw3utils.course.notebooks.cells import (
     EXPECTED_PICTURE,
     Course,
@@ -36,7 +36,7 @@ README, REQUIREMENTS = "README.md", "requirements.txt"
 STUDENT_README = """# Homework 3: diffusion and score-based generative models
 
 Seven notebooks: you write the parts that are marked, and each has a check that tells at once whether it is right.
-Notebooks 01 to 06 are graded (110 points), 07 is for those who want to go on.
+Notebooks 01 to 06 are graded ({points} points), 07 is for those who want to go on.
 
 ## Install
 
@@ -128,8 +128,9 @@ def release(
             written.append(_write(out / path.name, text))
     number = NOTEBOOKS / STUDENT_FILE
     write_atomically(out / STUDENT_FILE, lambda to: shutil.copyfile(number, to))
+    points = sum(item.points for item in ITEMS.values())
     when = f", by {due}" if due else " (your teacher says where and by when)"
-    _write(out / README, STUDENT_README.format(due=when, rules=rules or _RULES))
+    _write(out / README, STUDENT_README.format(points=points, due=when, rules=rules or _RULES))
     pins = (ROOT / REQUIREMENTS).read_text(encoding="utf-8")
     _write(out / REQUIREMENTS, pins.replace("-e ./hw3utils", f"./{wheel}" if package else "hw3utils"))
     if package:

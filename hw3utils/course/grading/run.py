@@ -10,8 +10,14 @@ from nbformat.v4 import new_output
 
 from hw3utils.course.assignment import CellState, GradedCell
 from hw3utils.course.grading.kernel import Kernel, KernelConfig, KernelCrashed
-from hw3utils.course.notebooks.cells import STUB_LINE, grade_id, item_of
-from hw3utils.course.notebooks.dependencies import Statement, required_statements, statements_of
+from hw3utils.course.notebooks.cells import grade_id, item_of
+from hw3utils.course.notebooks.dependencies import (
+    Statement,
+    bound_names,
+    replaced_stubs,
+    required_statements,
+    statements_of,
+)
 from hw3utils.course.notebooks.images import without_attachments
 
 # How often a notebook starts again, without the cells that crashed its kernel.
@@ -50,7 +56,7 @@ def plan(notebook: NotebookNode, unchanged: set[int], *, full: bool) -> list[Ste
     for n, statement in enumerate(statements):
         if full or n in needed or statement.cell not in unchanged:
             by_cell.setdefault(statement.cell, []).append(statement)
-    replaced = _replaced_stubs(notebook, statements)
+    replaced = replaced_stubs(notebook, statements)
     steps = []
     for number, cell in enumerate(notebook.cells):
         if number in checks:
@@ -59,29 +65,12 @@ def plan(notebook: NotebookNode, unchanged: set[int], *, full: bool) -> list[Ste
         elif number in by_cell and number not in replaced:
             complete = full or number not in unchanged
             source = cell.source if complete else "\n".join(statement.source for statement in by_cell[number])
-            steps.append(Step(number, source, names=_bound(by_cell[number])))
+            steps.append(Step(number, source, names=bound_names(by_cell[number])))
     return steps
 
 
 def _is_check(cell: NotebookNode) -> bool:
     return cell.cell_type == "code" and bool(cell.metadata.get("nbgrader", {}).get("grade"))
-
-
-def _bound(statements: Sequence[Statement]) -> frozenset[str]:
-    return frozenset().union(*(statement.binds for statement in statements))
-
-
-def _replaced_stubs(notebook: NotebookNode, statements: Sequence[Statement]) -> set[int]:
-    """Unchanged stubs whose names another cell defines: run after it, they would undo it."""
-    stubs = set()
-    for n, cell in enumerate(notebook.cells):
-        mark = cell.metadata.get("nbgrader", {})
-        if cell.cell_type == "code" and mark.get("solution") and STUB_LINE in cell.source:
-            own = _bound([statement for statement in statements if statement.cell == n])
-            others = _bound([statement for statement in statements if statement.cell != n])
-            if own and own <= others and cell.source.count(STUB_LINE) >= len(own):
-                stubs.add(n)
-    return stubs
 
 
 JudgeCheck = Callable[[str, Callable[[str, str], None]], tuple[CellState, str]]
@@ -98,7 +87,7 @@ def run(
     """Run the steps of a notebook, each check by the judge; outputs are written to the notebook.
 
     A cell that hangs or ends its kernel is skipped, and all others run again. A check that failed runs again in the
-    end if a later cell defines a name that it uses.
+    end if a later cell defines a name that it uses, or if a name was missing.
 
     Args:
         notebook: the repaired notebook.
@@ -163,7 +152,12 @@ class _Runner:
 
     def _run_check(self, kernel: Kernel, check: str) -> None:
         def serve(address: str, key: str) -> None:
-            kernel.run(_SERVE.format(address=address, key=key), self.config.seconds + 10)
+            try:
+                kernel.run(_SERVE.format(address=address, key=key), self.config.seconds + 10)
+            except KernelCrashed as error:
+                if error.state == CellState.TIMED_OUT:
+                    error.text = f"the check took longer than {self.config.seconds:g} s"
+                raise
 
         self.results[check].set_result(*self.judge(check, serve))
 
@@ -197,7 +191,8 @@ class _Runner:
         again = {
             step.check
             for n, step in failed
-            if any(other.names & step.names for m, other in remaining if m > n and not other.check)
+            if self.results[step.check].message.startswith("NameError")
+            or any(other.names & step.names for m, other in remaining if m > n and not other.check)
         }
         for _, step in remaining:
             if step.check is None and any(o.get("ename") == "NameError" for o in self._outputs(step)):

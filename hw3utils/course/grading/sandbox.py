@@ -22,21 +22,15 @@ def sandbox_command() -> list[str]:
     program = shutil.which("bwrap")
     if program is None:
         raise ValueError("--sandbox needs bubblewrap, which is not installed; install it, or grade in a container.")
-    readable = ["/usr", "/bin", "/lib", "/lib64", "/etc", "/opt", sys.prefix, sys.base_prefix]
+    # Installed packages may lie in several folders; the repository, with the solutions, is none of them.
+    packages = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+    readable = ["/usr", "/bin", "/lib", "/lib64", "/etc", "/opt", sys.prefix, sys.base_prefix, *packages]
     places = [word for path in dict.fromkeys(readable) if Path(path).exists() for word in ("--ro-bind", path, path)]
-    options = [
-        "--unshare-all",
-        "--die-with-parent",
-        "--new-session",
-        "--proc",
-        "/proc",
-        "--dev",
-        "/dev",
-        "--tmpfs",
-        "/tmp",
-    ]
+    # The empty /tmp comes first: it would hide an environment that is installed there.
+    options = ["--unshare-all", "--die-with-parent", "--new-session", "--proc", "/proc", "--dev", "/dev", "--tmpfs"]
+    options += ["/tmp", *places]
     # Its parent has another number in the sandbox: a kernel that watches for it would end.
-    command = [program, *places, *options, "--unsetenv", "JPY_PARENT_PID"]
+    command = [program, *options, "--unsetenv", "JPY_PARENT_PID"]
     tried = subprocess.run([*command, "true"], capture_output=True, text=True, check=False)
     if tried.returncode:
         reason = " ".join(tried.stderr.split())[:200]

@@ -39,12 +39,12 @@ from hw3utils.course.notebooks.cells import ANSWER, graded_cells, item_of, marke
 from hw3utils.course.notebooks.execute import NOTEBOOKS, environment, find_notebooks
 from hw3utils.course.notebooks.images import embed_all
 from hw3utils.course.notebooks.repair import RepairedNotebook, read_leniently, rebuild
-from hw3utils.course.notebooks.sanitize import clean_notebook, printable
+from hw3utils.course.notebooks.sanitize import clean_notebook
 from hw3utils.course.profiles import PROFILES
 from hw3utils.course.records import gradebook
 from hw3utils.course.records.originality import borrowed, shell_commands
 from hw3utils.files import check_writable, file_sha256, read_json, write_json
-from hw3utils.progress import progress
+from hw3utils.progress import printable, progress
 
 PACKAGE = Path(__file__).resolve().parents[2]
 # Their versions are in the report.

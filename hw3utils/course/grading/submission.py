@@ -176,7 +176,7 @@ def _sort_others(files: Mapping[str, Path], found: Submission) -> None:
                 found.number_file = path
         elif homes and path.parent not in homes:
             found.left_out[name] = "it is in another folder than the notebooks"
-        elif module := _shadowed_module(path):
+        elif module := shadowed_module(path):
             found.left_out[name] = f"it would stand in the way of the module {module}"
         else:
             found.beside.append(path)
@@ -266,7 +266,7 @@ def _rank(name: str, path: Path, known: str, homework: Homework) -> tuple:
     return work, path.name == known, int(numbers[-1]) if numbers else -1, path.stat().st_mtime
 
 
-def _shadowed_module(file: Path) -> str | None:
+def shadowed_module(file: Path) -> str | None:
     """The installed module that a file beside the notebooks would be imported in place of."""
     stem = file.name.split(".")[0]
     if file.suffix not in (".py", ".pyc", ".so", ".pyd") or not stem.isidentifier():

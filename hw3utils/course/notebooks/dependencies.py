@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from nbformat import NotebookNode
 
-from hw3utils.course.notebooks.cells import grade_id, is_check, syntax_tree
+from hw3utils.course.notebooks.cells import STUB_LINE, grade_id, is_check, syntax_tree
 
 # Cell magics whose body runs as Python in the notebook's namespace.
 _TRANSPARENT_MAGIC = re.compile(r"\s*%%(?:time|timeit|capture|prun)\b[^\n]*\n")
@@ -88,6 +88,24 @@ def required_statements(statements: Sequence[Statement], goal: int) -> set[int]:
                     chosen.add(giver)
                     left.append(giver)
     return chosen
+
+
+def bound_names(statements: Sequence[Statement]) -> frozenset[str]:
+    """All names that some statements assign or may change."""
+    return frozenset().union(*(statement.binds for statement in statements))
+
+
+def replaced_stubs(notebook: NotebookNode, statements: Sequence[Statement]) -> set[int]:
+    """Unchanged stubs whose names another cell defines: run after it, they would undo it."""
+    stubs = set()
+    for n, cell in enumerate(notebook.cells):
+        mark = cell.metadata.get("nbgrader", {})
+        if cell.cell_type == "code" and mark.get("solution") and STUB_LINE in cell.source:
+            own = bound_names([statement for statement in statements if statement.cell == n])
+            others = bound_names([statement for statement in statements if statement.cell != n])
+            if own and own <= others and cell.source.count(STUB_LINE) >= len(own):
+                stubs.add(n)
+    return stubs
 
 
 def _merge(cell: int, source: str, statements: Sequence[Statement]) -> Statement:

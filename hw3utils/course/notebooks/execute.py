@@ -24,10 +24,9 @@ from nbformat import NotebookNode
 
 from hw3utils.course.assignment import ITEMS, MIMETYPE, SECTIONS
 from hw3utils.course.notebooks.html import Page
-from hw3utils.course.notebooks.sanitize import printable
 from hw3utils.course.profiles import PROFILE_VARIABLE, PROFILES
 from hw3utils.files import check_writable, write_atomically
-from hw3utils.progress import QUIET_VARIABLE
+from hw3utils.progress import QUIET_VARIABLE, printable
 
 ROOT = Path(__file__).resolve().parents[3]
 NOTEBOOKS = ROOT / "notebooks"

@@ -5,11 +5,12 @@ HTML is cleaned by nh3. Markdown stays Markdown: each HTML tag in it is cleaned 
 
 import base64
 import re
-import unicodedata
 from typing import Any
 
 import nh3
 from nbformat import NotebookNode
+
+from hw3utils.progress import printable
 
 _TAG_NAMES = """a abbr b blockquote br caption center code col colgroup dd del details div dl dt em figcaption figure
 font h1 h2 h3 h4 h5 h6 hr i img ins kbd li mark ol p pre q s samp small span strong sub summary sup
@@ -45,13 +46,6 @@ def _script_url() -> re.Pattern[str]:
 
 
 _SCRIPT_URL = _script_url()
-
-
-def printable(text: str) -> str:
-    """One line without control characters and without marks that turn the direction of writing."""
-    kept = (" " if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or "\u202a" <= c <= "\u202e"
-            or "\u2066" <= c <= "\u2069" else c for c in text)  # fmt: skip
-    return " ".join("".join(kept).split())
 
 
 def clean_html(html: str, tags: frozenset[str] = _TAGS) -> str:

@@ -27,9 +27,8 @@ from hw3utils.course.notebooks.cells import (
     item_of,
     marked_cells,
 )
-from hw3utils.course.notebooks.sanitize import printable
 from hw3utils.files import file_sha256, read_json, write_atomically, write_json
-from hw3utils.progress import progress
+from hw3utils.progress import printable, progress
 
 FOLDERS = ("source", "release", "submitted", "autograded", "feedback")
 _STATE, _JOINED = "course.json", "joined.json"
@@ -56,7 +55,7 @@ def prepare(out: Path, notebooks: Sequence[Path]) -> dict[str, Path]:
         The released notebooks by name.
 
     Raises:
-        ValueError: when graded cells were added or removed since submissions were graded here.
+        ValueError: when graded cells or their points have changed since submissions were graded here.
     """
     with locked(out):
         state = read_json(out / _STATE) if (out / _STATE).is_file() else {}
@@ -73,12 +72,18 @@ def prepare(out: Path, notebooks: Sequence[Path]) -> dict[str, Path]:
 
 
 def _check_same_cells(out: Path, notebooks: Sequence[Path]) -> None:
-    """Refuse other graded cells than those of the submissions that are graded: nbgrader would delete their marks."""
-    known = {cell["cell"] for report in reports_in(out).values() for cell in report["cells"]}
-    now = {name for path in notebooks for name in graded_cells(nbformat.read(path, as_version=4))}
+    """Refuse other graded cells or points than those of the graded submissions: nbgrader would delete their marks."""
+    known = {cell["cell"]: cell["possible"] for report in reports_in(out).values() for cell in report["cells"]}
+    now = {
+        name: float(cell.metadata["nbgrader"]["points"])
+        for path in notebooks
+        for name, cell in graded_cells(nbformat.read(path, as_version=4)).items()
+    }
     if known and known != now:
+        other = {name for name in known.keys() & now.keys() if known[name] != now[name]}
         changes = [f"{what} {', '.join(sorted(names))}" for what, names in
-                   (("new:", now - known), ("gone:", known - now)) if names]  # fmt: skip
+                   (("new:", now.keys() - known.keys()), ("gone:", known.keys() - now.keys()), ("other points:", other))
+                   if names]  # fmt: skip
         raise ValueError(
             f"the graded cells changed since submissions were graded in {out} ({'; '.join(changes)}): grade all again "
             "in a new folder with --out, or take the change back."

@@ -13,11 +13,10 @@ import nbformat
 
 from hw3utils.course.assignment import ITEMS, GradedCell
 from hw3utils.course.notebooks.cells import ASSIGNMENT, STUB_LINE, Course, item_of, marked_cells
-from hw3utils.course.notebooks.sanitize import printable
 from hw3utils.course.records import gradebook
 from hw3utils.course.records.originality import alike, solutions
 from hw3utils.files import write_json
-from hw3utils.progress import progress
+from hw3utils.progress import printable, progress
 
 TITLE = "Homework 3"
 POSSIBLE = sum(item.points for item in ITEMS.values())

@@ -1,19 +1,27 @@
-"""Run the checks of a student's notebook in seconds, without its experiments: what is done, missing or failed."""
+"""Run the checks of a student's notebook in seconds, without its experiments: what is done, missing or failed.
+
+The notebook is repaired, cut to the dependencies of its checks and run as in grading. Only the judge is missing: a
+check runs in the student's process.
+"""
 
 import ast
+import os
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nbformat import NotebookNode
-from nbformat.v4 import new_code_cell, new_notebook
 
-from hw3utils.course.assignment import ITEMS, CellState, GradedCell
+from hw3utils.course.assignment import ITEMS, STUDENT_VARIABLE, CellState, GradedCell
+from hw3utils.course.grading.submission import shadowed_module, sort_files
 from hw3utils.course.notebooks.cells import ANSWER, STUB_LINE, checked_cells, item_of, marked_cells, syntax_tree
-from hw3utils.course.notebooks.dependencies import Statement, required_statements, statements_of
-from hw3utils.course.notebooks.execute import environment, find_notebooks, plain, read_notebook, run_cells
+from hw3utils.course.notebooks.dependencies import Statement, replaced_stubs, required_statements, statements_of
+from hw3utils.course.notebooks.execute import find_notebooks, plain, read_notebook
 from hw3utils.course.notebooks.repair import read_leniently, rebuild
-from hw3utils.progress import QUIET_VARIABLE, progress
+from hw3utils.course.profiles import current_profile
+from hw3utils.progress import progress
 
 DONE, MISSING, FAILED = CellState.DONE, CellState.MISSING, CellState.FAILED
 _TIMEOUT = "CellTimeoutError"
@@ -32,7 +40,8 @@ def editions() -> dict[str, Path]:
 def check_notebook(path: Path, *, timeout: int = 120) -> list[GradedCell]:
     """Run the checks of a notebook, released or solved, with their dependencies only.
 
-    The code runs on this machine, in the notebook's folder. A check that was changed runs as it was released.
+    The code runs on this machine, in a temporary folder with the files beside the notebook. A check that was changed
+    runs as it was released.
 
     Args:
         path: the notebook.
@@ -79,10 +88,11 @@ def _run_checks(
     notebook: NotebookNode, graded: Mapping[str, NotebookNode], path: Path, timeout: int
 ) -> dict[str, tuple[CellState, str]]:
     """State and message of each check of a notebook, run in one fresh kernel; of an answer's functions by its item."""
-    statements = statements_of(notebook)
     grade_ids = {id(cell): name for name, cell in marked_cells(notebook).items()}
-    names = [grade_ids.get(id(notebook.cells[statement.cell])) for statement in statements]
     checks = [name for name, cell in graded.items() if cell.cell_type == "code"]
+    check_cells = {n for n, cell in enumerate(notebook.cells) if grade_ids.get(id(cell)) in checks}
+    statements = _in_order(notebook, check_cells)
+    names = [grade_ids.get(id(notebook.cells[statement.cell])) for statement in statements]
     items = {item_of(name) for name, cell in graded.items() if cell.cell_type != "code"}
     goals = {name: [names.index(name)] for name in checks if name in names}
     goals |= {f"{item} functions": _ungraded(statements, names, item) for item in items}
@@ -141,27 +151,77 @@ def _unwritten(source: str, name: str) -> list[str]:
     return [f.name for f in functions if STUB_LINE in (ast.get_source_segment(source, f) or "")] or [name]
 
 
+def _in_order(notebook: NotebookNode, check_cells: set[int]) -> list[Statement]:
+    """The statements without stubs that another cell replaces; a check that lacks a name defined below it comes last.
+
+    Grading runs such a check again when all cells have run.
+    """
+    statements = statements_of(notebook)
+    replaced = replaced_stubs(notebook, statements)
+    statements = [statement for statement in statements if statement.cell not in replaced]
+    late = set()
+    for n, statement in enumerate(statements):
+        if statement.cell in check_cells:
+            used = frozenset().union(*(statements[k].uses for k in required_statements(statements, n)))
+            above = frozenset().union(*(other.binds for other in statements[:n]))
+            below = frozenset().union(*(other.binds for other in statements[n:] if other.cell not in check_cells))
+            if (used - above) & below:
+                late.add(statement.cell)
+    return sorted(statements, key=lambda statement: statement.cell in late)
+
+
 def _errors_of_cells(sources: Sequence[Sequence[str]], path: Path, timeout: int) -> list[Error]:
-    """Run cells one after the other, also after an error; the error of each."""
-    errors: list[Error] = []
-    cells = new_notebook(cells=[new_code_cell("\n".join(lines)) for lines in sources])
-    bar = progress(None, total=len(sources), desc=path.stem, unit="cell")
+    """Run cells one after the other, also after an error; the error of each.
 
-    def done(cell: NotebookNode, cell_index: int, execute_reply: Mapping[str, Any]) -> None:
-        reply = execute_reply["content"]
-        errors.append((reply["ename"], plain(reply["evalue"])) if reply["status"] == "error" else None)
-        bar.update()
+    A cell that hangs or ends the process is left out, and all others run again, as in grading.
+    """
+    # They import torch.
+    from hw3utils.course.grading.kernel import Kernel, KernelConfig, KernelCrashed, student_environment
+    from hw3utils.course.grading.run import MAX_RESTARTS
 
-    timeout_reply = {"ename": _TIMEOUT, "evalue": "", "traceback": []}
-    options = {
-        "timeout": timeout,
-        "allow_errors": True,
-        "interrupt_on_timeout": True,
-        "error_on_timeout": timeout_reply,
-    }
-    with bar, environment(**{QUIET_VARIABLE: "1", "MPLBACKEND": "agg"}):
-        end = run_cells(cells, path.resolve().parent, done, **options) if sources else None
-    return errors + [("", end or "it did not run")] * (len(sources) - len(errors))
+    errors: dict[int, Error] = {}
+    crashed: set[int] = set()
+    variables = student_environment(current_profile().name, os.cpu_count() or 1, None)
+    variables |= {name: os.environ[name] for name in (STUDENT_VARIABLE, "OMP_NUM_THREADS") if name in os.environ}
+    with (
+        tempfile.TemporaryDirectory(prefix="hw3-check-") as folder,
+        progress(None, total=len(sources), desc=path.stem, unit="cell") as bar,
+    ):
+        _link_files(path, Path(folder))
+        for _ in range(MAX_RESTARTS if sources else 0):
+            kernel = Kernel(KernelConfig(Path(folder), variables, timeout))
+            try:
+                for n in (n for n in range(len(sources)) if n not in crashed):
+                    errors[n] = _error_of("\n".join(sources[n]), kernel, timeout)
+                    bar.update(max(0, len(errors) - bar.n))
+                break
+            except KernelCrashed as error:
+                crashed.add(n)
+                errors[n] = (_TIMEOUT if error.state == CellState.TIMED_OUT else "", error.text)
+            finally:
+                kernel.stop()
+    return [errors.get(n, ("", "it did not run")) for n in range(len(sources))]
+
+
+def _error_of(source: str, kernel: Any, timeout: int) -> Error:
+    """Run a cell; its error.
+
+    Raises:
+        KernelCrashed: it hangs or ended the process.
+    """
+    found = [output for output in kernel.run(source, timeout) if output.output_type == "error"]
+    return (found[0].ename, plain(found[0].evalue)) if found else None
+
+
+def _link_files(path: Path, folder: Path) -> None:
+    """Put links to the files beside a notebook into a folder: those that grading takes."""
+    files, _ = sort_files(path.resolve().parent)
+    for file in files:
+        if file.suffix.lower() not in (".ipynb", ".zip") and not shadowed_module(file):
+            try:
+                (folder / file.name).symlink_to(file)
+            except OSError:  # Windows, without the right to make links
+                shutil.copyfile(file, folder / file.name)
 
 
 def _missing(stubs: Sequence[str]) -> tuple[CellState, str]:
@@ -184,10 +244,22 @@ def _result(errors: Sequence[Error], stubs: Sequence[str], timeout: int) -> tupl
 
 
 def summary(results: Mapping[str, Sequence[GradedCell]]) -> str:
-    """How much of what gives points is done, in all notebooks that were checked."""
+    """How much of what gives points is done: the points of the checks, and those that a person gives."""
     parts = [part for found in results.values() for part in found if part.possible]
-    done = [part for part in parts if part.state == DONE]
-    points = [sum(part.possible for part in some) for some in (done, parts)]
-    read = sum(part.possible for part in done if part.item in ITEMS and ITEMS[part.item].manual)
-    by_hand = f", {read:g} of them given by a person who reads the answers" if read else ""
-    return f"{len(done)} of {len(parts)} parts are done, with {points[0]:g} of {points[1]:g} points{by_hand}"
+    kinds = {
+        "{} of {} points checked": [part for part in parts if not _is_manual(part)],
+        "answers to {} of {} points that a person gives": [part for part in parts if _is_manual(part)],
+    }
+    done = sum(part.state == DONE for part in parts)
+    points = [
+        text.format(
+            f"{sum(part.possible for part in some if part.state == DONE):g}", f"{sum(part.possible for part in some):g}"
+        )
+        for text, some in kinds.items()
+        if some
+    ]
+    return f"{done} of {len(parts)} parts are done{': ' if points else ''}{', '.join(points)}"
+
+
+def _is_manual(part: GradedCell) -> bool:
+    return part.item in ITEMS and ITEMS[part.item].manual

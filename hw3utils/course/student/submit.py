@@ -1,6 +1,7 @@
 """Pack a homework into one archive: its notebooks and the files beside them, checked, with a manifest."""
 
 import json
+import re
 import zipfile
 from collections import Counter
 from collections.abc import Sequence
@@ -18,9 +19,9 @@ from hw3utils.course.grading.submission import MANIFEST, MAX_FILE, sort_files
 from hw3utils.course.notebooks.cells import grade_id, graded_cells
 from hw3utils.course.notebooks.execute import NOTEBOOKS, find_notebooks, read_notebook
 from hw3utils.course.notebooks.repair import read_leniently
-from hw3utils.course.notebooks.sanitize import printable
 from hw3utils.course.student.check import check_notebook
 from hw3utils.files import check_writable, file_sha256, write_atomically
+from hw3utils.progress import printable
 
 FORMAT = 1
 # Why requirements.txt and the package are not packed.
@@ -139,8 +140,8 @@ def _notebook(path: Path, original: Path | None, result: PackedHomework, timeout
     except ValueError as error:
         return [f"{path.name} cannot be read as a notebook: {error}."]
     result.checks[path.name] = check_notebook(path, timeout=timeout)
-    open_parts = [part.cell for part in result.checks[path.name] if part.state != CellState.DONE]
-    found = [f"{path.name} has parts that are not done: {', '.join(open_parts)}."] if open_parts else []
+    open_items = dict.fromkeys(part.item for part in result.checks[path.name] if part.state != CellState.DONE)
+    found = [f"{path.name} has parts that are not done: {', '.join(open_items)}."] if open_items else []
     if original is not None:
         found += _changed_checks(path.name, read_notebook(original), notebook)
     try:
@@ -171,22 +172,35 @@ def _changed_checks(file: str, original: NotebookNode, notebook: NotebookNode) -
 
 
 def _cells(file: str, notebook: NotebookNode) -> list[str]:
-    """Cells that were never run, and outputs that are very large."""
-    code = [(n, cell) for n, cell in enumerate(notebook.cells, 1) if cell.cell_type == "code" and cell.source.strip()]
-    never = [str(n) for n, cell in code if cell.get("execution_count") is None]
+    """Cells that were never run, and outputs that are very large, each by the heading above it."""
+    code = [
+        (place, cell)
+        for place, cell in zip(_places(notebook), notebook.cells, strict=True)
+        if cell.cell_type == "code" and cell.source.strip()
+    ]
+    never = [place for place, cell in code if cell.get("execution_count") is None]
     found = []
     if never:
-        which = ", ".join(never[:10]) + (", ..." if len(never) > 10 else "")
-        found.append(
-            f"{file}: {len(never)} of {len(code)} code cells were never run (cell {which}); run them and save."
-        )
-    sizes = {n: len(json.dumps(cell.get("outputs", []))) for n, cell in code}
+        which = list(dict.fromkeys(never))
+        shown = "; ".join(which[:5]) + ("; ..." if len(which) > 5 else "")
+        found.append(f"{file}: {len(never)} of {len(code)} code cells were never run ({shown}); run them and save.")
+    sizes = [(place, len(json.dumps(cell.get("outputs", [])))) for place, cell in code]
     found += [
-        f"{file}: the output of cell {n} has {size / 1e6:.0f} MB; show less."
-        for n, size in sizes.items()
+        f"{file}: an output has {size / 1e6:.0f} MB ({place}); show less."
+        for place, size in sizes
         if size > MAX_OUTPUTS
     ]
     return found
+
+
+def _places(notebook: NotebookNode) -> list[str]:
+    """For each cell the last heading at or above it."""
+    places, heading = [], "at the top"
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and (found := re.findall(r"^#+ +(.+)", cell.source, re.M)):
+            heading = f"below {printable(found[-1])[:60]!r}"
+        places.append(heading)
+    return places
 
 
 def _pack(folder: Path, out: Path, result: PackedHomework, made: datetime) -> None:
@@ -198,7 +212,7 @@ def _pack(folder: Path, out: Path, result: PackedHomework, made: datetime) -> No
         "made": made.isoformat(timespec="seconds"),
         "files": [_entry(folder / name) for name in result.files],
         "left_out": result.left_out,
-        "checks": {name: [part.record() for part in parts] for name, parts in result.checks.items()},
+        "checks": {name: [_checked(part) for part in parts] for name, parts in result.checks.items()},
         "warnings": result.warnings,
     }
 
@@ -209,6 +223,11 @@ def _pack(folder: Path, out: Path, result: PackedHomework, made: datetime) -> No
                 _add(archive, name, (folder / name).read_bytes())
 
     write_atomically(out, write)
+
+
+def _checked(part: GradedCell) -> dict[str, Any]:
+    """A part as `hw3 check` found it, without points: only grading gives them."""
+    return {name: getattr(part, name) for name in ("cell", "item", "possible", "state", "message")}
 
 
 def _entry(path: Path) -> dict[str, Any]:
