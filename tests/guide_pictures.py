@@ -34,7 +34,7 @@ def screenshot(address, path, *, wait=None, scroll=None):
 
 def training_page(folder):
     """The page of a short training."""
-    size = ["--steps", "600", "--batch-size", "16", "--checkpoint-every", "200", "--lr", "0.001"]
+    size = ["--steps", "300", "--batch-size", "16", "--checkpoint-every", "100", "--lr", "0.001"]
     main(["train", *size, "--out", str(folder)])
     screenshot((folder / "index.html").as_uri(), ROOT / "figures" / "guide_training.png")
 

@@ -46,11 +46,12 @@ def test_card_holds_the_curve_and_where_it_comes_from():
     assert {"torch", "python", "hw3utils"} <= card["versions"].keys()
 
 
-def test_heldout_loss_is_that_of_the_card(data):
-    network, schedule = hw3utils.load_pretrained("sprites")
+@pytest.mark.parametrize("name", ["sprites", "sprites-tuned"])
+def test_heldout_loss_is_that_of_the_card(data, name):
+    network, schedule = hw3utils.load_pretrained(name)
     assert schedule == linear_schedule()
     _, _, objective = diffusion_parts(data, 0)
-    recorded = hw3utils.pretrained_card("sprites")["curve"]["heldout"][-1][1]
+    recorded = hw3utils.pretrained_card(name)["curve"]["heldout"][-1][1]
     assert math.isclose(heldout_loss(network, objective, heldout_tensors(data)), recorded, rel_tol=0.01)
 
 
