@@ -1,5 +1,6 @@
 """Makes the pictures of the guides in figures/, in Chromium: `python tests/guide_pictures.py`, some minutes."""
 
+import contextlib
 import sys
 import tempfile
 from pathlib import Path
@@ -34,9 +35,10 @@ def screenshot(address, path, *, wait=None, scroll=None):
 
 def training_page(folder):
     """The page of a short training."""
-    size = ["--steps", "300", "--batch-size", "16", "--checkpoint-every", "100", "--lr", "0.001"]
-    main(["train", *size, "--out", str(folder)])
-    screenshot((folder / "index.html").as_uri(), ROOT / "figures" / "guide_training.png")
+    size = ["--steps", "900", "--batch-size", "32", "--checkpoint-every", "300", "--lr", "0.001"]
+    with contextlib.chdir(folder):
+        main(["train", *size, "--out", "out/mine"])
+    screenshot((folder / "out/mine/index.html").as_uri(), ROOT / "figures" / "guide_training.png")
 
 
 def formgrader_page(folder):
