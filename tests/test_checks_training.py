@@ -132,6 +132,10 @@ WRONG_RUNS = {
     "rand for randn": (changed_run(draw=torch.rand), "come nearer|standard deviation|not normal"),
     "noise of another size": (changed_run(noise_power=2), "come nearer|standard deviation"),
     "no step": (lambda network, points, steps, generator: None, "what they were"),
+    "levels as a column": (
+        lambda network, points, *rest: run(lambda x, sigma: network(x, sigma[:, None]), points, *rest),
+        r"sigma of shape \(128, 1\)",
+    ),
 }
 
 

@@ -120,7 +120,13 @@ class _Levels(nn.Module):
             self.c[str(int(sigma))] = nn.Parameter(torch.tensor(start / (1 + sigma**2)))
 
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        level = torch.as_tensor(sigma, dtype=x.dtype).expand(len(x))
+        level = torch.as_tensor(sigma, dtype=x.dtype)
+        shape = tuple(level.shape)
+        require(
+            shape in ((), (len(x),)),
+            f"the network is called with sigma of shape {shape}: give one number, or one for each point, ({len(x)},).",
+        )
+        level = level.expand(len(x))
         self.seen.append((x.detach().clone(), level.detach().clone()))
         c = sum(weight * (level == float(name)) for name, weight in self.c.items())
         return -c[:, None] * x
