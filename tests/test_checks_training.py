@@ -121,6 +121,17 @@ def test_right_runs_pass(right):
         assert checks.check_score_training(right, generator=torch.Generator().manual_seed(seed)) < 0.01
 
 
+class Column(torch.nn.Module):
+    """A network that is given its levels as a column."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x, sigma):
+        return self.network(x, sigma[:, None])
+
+
 WRONG_RUNS = {
     "another rate": (changed_run(lr=2e-4), "not the homework's"),
     "SGD": (changed_run(optimizer=torch.optim.SGD), "not the homework's"),
@@ -132,6 +143,10 @@ WRONG_RUNS = {
     "rand for randn": (changed_run(draw=torch.rand), "come nearer|standard deviation|not normal"),
     "noise of another size": (changed_run(noise_power=2), "come nearer|standard deviation"),
     "no step": (lambda network, points, steps, generator: None, "what they were"),
+    "levels as a column": (
+        lambda network, *rest: run(Column(network), *rest),
+        r"sigma has shape \(128, 1\)",
+    ),
 }
 
 

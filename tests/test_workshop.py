@@ -21,6 +21,7 @@ def session(monkeypatch):
     names = vars(cells := types.ModuleType("__main__"))
     monkeypatch.setitem(sys.modules, "__main__", cells)
     monkeypatch.setattr(workshop, "_passed", [])
+    monkeypatch.setattr(workshop, "_refused", [])
     monkeypatch.setattr(workshop, "outcomes", {})
     monkeypatch.setattr(workshop, "_exercises", 0)
     return names
@@ -52,13 +53,24 @@ def test_a_function_whose_check_has_passed_is_used(session, capsys):
     assert "your my_perturb_input" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("function", [wrong, stub])
-def test_a_function_that_fails_its_check_is_not_used_and_named(session, capsys, function):
+def misspelt(x0, t, eps, schedule):
+    return schedule.alfa_bar[t] * x0
+
+
+@pytest.mark.parametrize(
+    ("function", "why"),
+    [
+        (wrong, "has not passed its check: the noise has the wrong size: at t = "),
+        (stub, "is not written"),
+        (misspelt, "has not passed its check: AttributeError: 'NoiseSchedule' object has no attribute 'alfa_bar'"),
+    ],
+)
+def test_a_function_that_fails_its_check_is_not_used_and_the_reason_is_said(session, capsys, function, why):
     session["my_perturb_input"] = function
-    with pytest.raises((AssertionError, NotImplementedError)):
+    with pytest.raises((AssertionError, NotImplementedError, AttributeError)):
         checks.check_perturb_input(function)
     assert workshop.choose("my_perturb_input", instead=package) is package
-    assert "my_perturb_input" in capsys.readouterr().out
+    assert f"the package's function, because my_perturb_input {why}" in capsys.readouterr().out
 
 
 def test_a_missing_function_is_replaced(session, capsys):
@@ -74,10 +86,12 @@ def test_a_function_that_was_changed_after_its_check_must_pass_again(session):
 
 
 def test_data_of_the_student_are_used_after_their_check(session):
-    own = {"deterministic": torch.zeros(2, 2)}
-    workshop.exercise(lambda samples: None)(own)
-    session["samples"] = own
-    assert workshop.choose("samples", instead={}) is own
+    for own in ({"deterministic": torch.ones(2, 2)}, {"deterministic": np.ones((2, 2))}):
+        workshop.exercise(lambda samples: None)(own)
+        session["samples"] = own
+        [chosen] = workshop.choose("samples", instead={"deterministic": torch.zeros(2, 2)}).values()
+        assert chosen.dtype == torch.float32
+        assert chosen.eq(1).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -166,11 +180,39 @@ def test_the_state_is_that_of_the_last_call_and_of_this_item(tmp_path, monkeypat
         assert states(report)["Q1.P2"] == state
 
 
-def test_a_number_outside_its_limits_withdraws_the_pass(session):
+def test_a_number_outside_its_limits_withdraws_the_pass(session, capsys):
     session["own"] = right
     with pytest.raises(AssertionError):
         Report("01").check("Q1.P2", "too large", workshop.exercise(lambda f: 3.0)(right), below=1)
     assert workshop.choose("own", instead=package) is package
+    assert "own has not passed its check: FAIL  Q1.P2  too large: measured 3" in capsys.readouterr().out
+
+
+def test_the_table_lists_a_measurement_outside_its_limits_until_it_holds(tmp_path, monkeypatch):
+    notebook(tmp_path, "Proof.")
+    monkeypatch.chdir(tmp_path)
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, raw: shown.append(data))
+    report = Report("01")
+    report.check("Q1.P2", "the exercise", checks.check_perturb_input(right), below=1e-5, fresh=True)
+    for value in (2.0, 0.5):
+        with contextlib.suppress(AssertionError):
+            report.check("Q1.P2", "a ratio", value, below=1)
+        report.table()
+    first, second = ((data["text/html"], data["text/plain"], data[MIMETYPE]["Q1.P2"]) for data in shown)
+    assert "2: FAIL, expected below 1" in first[0]
+    assert "a ratio: 2: FAIL" in first[1]
+    assert "FAIL" not in second[0] + second[1]
+    assert first[2] == second[2] == {"points": 5, "checks": 2, "state": "passed"}
+
+
+def test_an_item_without_exercises_here_is_not_passed_with_a_failing_measurement():
+    report = Report("02")
+    with pytest.raises(AssertionError):
+        report.check("Q1.P1", "a ratio", 2.0, below=1)
+    assert states(report)["Q1.P1"] == "not passed"
+    report.check("Q1.P1", "a ratio", 0.5, below=1)
+    assert states(report)["Q1.P1"] == "passed"
 
 
 def test_a_line_says_what_was_measured_and_expected(capsys):

@@ -30,6 +30,7 @@ class Profile:
         score_steps: 05, steps of the network for sigma = 1, 3, 7; a quarter of them for each of the others.
         conditional_steps: 06, steps of the network for all sigma; half of them for the one for all t.
         langevin_steps: 06, steps of the annealed chain at each of 20 levels, even.
+        annealed_samples: 06, points of the annealed chains, a multiple of 400.
         flow_samples: 07, points of each sampler, a multiple of 100.
         flow_steps: 07, optimizer steps of each network.
     """
@@ -50,6 +51,7 @@ class Profile:
     score_steps: int
     conditional_steps: int
     langevin_steps: int
+    annealed_samples: int
     flow_samples: int
     flow_steps: int
 
@@ -72,6 +74,7 @@ PROFILES = {
         score_steps=4_000,
         conditional_steps=8_000,
         langevin_steps=60,
+        annealed_samples=4_000,
         flow_samples=4_000,
         flow_steps=1_500,
     ),
@@ -92,6 +95,7 @@ PROFILES = {
         score_steps=10_000,
         conditional_steps=30_000,
         langevin_steps=200,
+        annealed_samples=4_000,
         flow_samples=20_000,
         flow_steps=10_000,
     ),
@@ -112,6 +116,7 @@ PROFILES = {
         score_steps=8,
         conditional_steps=4,
         langevin_steps=2,
+        annealed_samples=400,
         flow_samples=100,
         flow_steps=4,
     ),

@@ -37,8 +37,8 @@ class Report:
         if notebook not in homes:
             raise ValueError(f"there is no notebook {notebook!r}, expected one of {', '.join(homes)}.")
         self.notebook = notebook
-        # For each item its claims: text and number.
-        self.claims: dict[str, list[tuple[str, str]]] = {
+        # For each item its claims: text, number, and whether it holds. A cell that is run again replaces its own.
+        self.claims: dict[str, list[tuple[str, str, bool]]] = {
             name: [] for name, item in known.items() if notebook in item.homes
         }
         self._exercises = workshop.passed_exercises()
@@ -96,18 +96,21 @@ class Report:
         line = f"{'PASS' if holds(worst) else 'FAIL'}  {item}  {claim}: measured {shown}, expected {span}"
         print(line)
         count, self._exercises = self._exercises, workshop.passed_exercises()
+        result = shown if holds(worst) else f"{shown}: FAIL, expected {span}"
+        kept = [row for row in self.claims[item] if row[0] != claim]
+        self.claims[item] = [*kept, (claim, result, holds(worst))]
         if not holds(worst):
             if self._exercises > count:
-                workshop.withdraw()
+                workshop.withdraw(line)
             raise AssertionError(line)
-        self.claims[item].append((claim, shown))
 
     def table(self) -> None:
         """Show the table of items: points, what was checked, the number, the state; `hw3 run` collects it.
 
         An item of programming is "passed" when each of its exercises has passed; a theory item is "answered" when the
         notebook, as last saved, has text in each of its answer cells. Both are "not written" otherwise. A section of
-        notebook 07 without checks has "no exercise".
+        notebook 07 without checks has "no exercise". A measurement outside its limits is a row marked with FAIL; it
+        does not change the state of an item that has exercises.
         """
         from IPython.display import display
 
@@ -116,10 +119,11 @@ class Report:
         for item, claims in self.claims.items():
             points, title = (ITEMS | SECTIONS)[item][:2]
             state = _state(points, claims, cells.get(item, []))
-            for n, (claim, shown) in enumerate(claims or [("nothing yet", "")]):
+            for n, (claim, shown, _) in enumerate(claims or [("nothing yet", "", False)]):
                 lead = (item, str(points), title) if n == 0 else ("", "", "")
                 rows.append((*lead, claim, shown, state if n == 0 else ""))
             plain.append(f"{item}  {points} points  {title}: {state}")
+            plain += [f"    {claim}: {shown}" for claim, shown, good in claims if not good]
             data[item] = {"points": points, "checks": len(claims), "state": state}
         head = ("item", "points", "title", "what was checked", "number", "state")
         display({"text/html": _html(head, rows), "text/plain": "\n".join(plain), MIMETYPE: data}, raw=True)
@@ -168,11 +172,13 @@ def _graded_cells(notebook: str) -> dict[str, list[tuple[bool, str]]]:
     return found
 
 
-def _state(points: int, claims: list[tuple[str, str]], cells: list[tuple[bool, str]]) -> str:
+def _state(points: int, claims: list[tuple[str, str, bool]], cells: list[tuple[bool, str]]) -> str:
     """The state of an item: of its answers, and of the last call of each of its checks."""
     answers = [source for code, source in cells if not code]
     if not cells:
-        return NOTHING if not points and not claims else PASSED if claims else NOT_WRITTEN
+        if not claims:
+            return NOT_WRITTEN if points else NOTHING
+        return PASSED if all(good for _, _, good in claims) else NOT_PASSED
     names = [name for code, source in cells if code for name in re.findall(r"\bcheck_\w+", source)]
     states = [workshop.outcomes.get(name, NOT_WRITTEN) for name in names]
     if any(source in ("", ANSWER) for source in answers) or NOT_WRITTEN in states:

@@ -11,6 +11,8 @@ from torch import Tensor
 
 # What has passed a check in this session. Kept as objects: a cell that is run again makes a new function.
 _passed: list[Any] = []
+# What has not passed a check, with the reason.
+_refused: list[tuple[Any, str]] = []
 # What came of the last call of each check: "passed", "not passed" or "not written".
 outcomes: dict[str, str] = {}
 _exercises = 0
@@ -24,14 +26,21 @@ def exercise(check: Callable[..., Any]) -> Callable[..., Any]:
     def checked(*args: Any, **kwargs: Any) -> Any:
         global _exercises, _last
         outcomes[check.__name__] = "not passed"
+        judged = [value for value in (*args, *kwargs.values()) if callable(value) or isinstance(value, dict)]
         try:
             result = check(*args, **kwargs)
         except NotImplementedError:
             outcomes[check.__name__] = "not written"
+            _refused.extend((value, "is not written") for value in judged)
+            raise
+        except Exception as error:
+            said = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
+            said = " ".join(said.split())
+            _refused.extend((value, f"has not passed its check: {said}") for value in judged)
             raise
         outcomes[check.__name__] = "passed"
         _last = check.__name__, len(_passed)
-        _passed.extend(value for value in (*args, *kwargs.values()) if callable(value) or isinstance(value, dict))
+        _passed.extend(judged)
         _exercises += 1
         return result
 
@@ -43,18 +52,23 @@ def passed_exercises() -> int:
     return _exercises
 
 
-def withdraw() -> None:
-    """Take the last pass back: the number that the check returned is outside the limits of its notebook."""
+def withdraw(line: str) -> None:
+    """Take the last pass back: the number that the check returned is outside the limits of its notebook.
+
+    Args:
+        line: with the number and its limits.
+    """
     name, before = _last
     outcomes[name] = "not passed"
+    _refused.extend((value, f"has not passed its check: {line}") for value in _passed[before:])
     del _passed[before:]
 
 
 def choose(name: str, instead: Any) -> Any:
-    """The student's function (or dict) of this name if its check has passed, else the package's; says which.
+    """The student's function (or dict) of this name if its check has passed, else the package's; says which and why.
 
     The student's function may compute in float32 or in NumPy: what it returns is given the dtype of its first
-    floating-point tensor argument.
+    floating-point tensor argument. A dict of arrays becomes one of tensors, with the dtype of those in its place.
 
     Args:
         name: of the function that the student writes, for example "my_sample_ddim".
@@ -67,8 +81,10 @@ def choose(name: str, instead: Any) -> Any:
     own = getattr(sys.modules["__main__"], name, None)
     if own is not None and any(own is value for value in _passed):
         print(f"from here on: your {name}")
-        return _adapted(own) if callable(own) else own
+        like = next((v for v in instead.values() if isinstance(v, Tensor)), None) if isinstance(instead, dict) else None
+        return _adapted(own) if callable(own) else _as_tensors(own, like)
     why = "is not written" if own is None else "has not passed its check"
+    why = next((reason for value, reason in reversed(_refused) if value is own), why)
     print(f"from here on: the package's function, because {name} {why}")
     return instead
 

@@ -94,6 +94,8 @@ def check_ascent(
         chain = _LangevinChain(100, noise=False)
         score = _gaussian(mean, variance, lambda sigma, x, s, chain=chain, a=a: chain.step(a, x, s))
         got = as_tensor(ascent(score, x, a, n_steps), "the result", (50, 2))
+        again = as_tensor(ascent(_gaussian(mean, variance), x, a, n_steps), "the result", (50, 2))
+        require(relative_error(again, got) < 1e-3, "the result differs from call to call: ascent adds no noise.")
         away = (got - mean).norm() > (x.double() - mean).norm()
         require(not away, "the points go away from the mode.")
         want = mean + (1 - a / (2 * variance)) ** n_steps * (x.double() - mean)
@@ -243,7 +245,11 @@ def check_denoise(
         mean, extra = torch.rand(2, generator=generator).tolist()
         variance = 0.5 + extra
         x = mean + (1 + sigma) * torch.randn(50, 2, generator=generator)
-        got = as_tensor(denoise(_gaussian(mean, variance), x, sigma), "the result", (50, 2))
+        got, again = (as_tensor(denoise(_gaussian(mean, variance), x, sigma), "the result", (50, 2)) for _ in range(2))
+        require(
+            relative_error(again, got) < 1e-3,
+            "the result differs from call to call: a mean is not a sample, so no noise is added.",
+        )
         # Bayes' rule for two Gaussians: the two means, weighted by their precisions.
         want = (mean / variance + x.double() / sigma**2) / (1 / variance + 1 / sigma**2)
         error = relative_error(got - mean, want - mean)

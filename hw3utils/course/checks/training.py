@@ -116,11 +116,14 @@ class _Levels(nn.Module):
         super().__init__()
         self.c = nn.ParameterDict()
         self.start, self.seen = start, []
+        self.shapes: set[tuple[int, ...]] = set()
         for sigma in HOMEWORK_SIGMAS:
             self.c[str(int(sigma))] = nn.Parameter(torch.tensor(start / (1 + sigma**2)))
 
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        level = torch.as_tensor(sigma, dtype=x.dtype).expand(len(x))
+        level = torch.as_tensor(sigma, dtype=x.dtype)
+        self.shapes.add(tuple(level.shape))
+        level = level.reshape(-1).expand(len(x))
         self.seen.append((x.detach().clone(), level.detach().clone()))
         c = sum(weight * (level == float(name)) for name, weight in self.c.items())
         return -c[:, None] * x
@@ -143,6 +146,8 @@ def check_score_training(
     points = torch.randn(2000, 2, generator=generator)
     one, before = _Levels(2.0), _Levels(2.0)
     run(one, points, 1, torch.Generator().manual_seed(seed))
+    for shape in one.shapes:
+        require(len(shape) < 2, f"sigma has shape {shape}: give the network one number, or one for each point.")
     size = max(float((one.c[name] - before.c[name]).detach().abs()) for name in one.c)
     error = abs(size / want["lr"] - 1)
     require(size > 0, "after one step the weights are what they were.")
