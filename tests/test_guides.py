@@ -50,7 +50,11 @@ def test_commands_of_a_teacher(tmp_path, monkeypatch):
         for words in commands_of(PACKAGE / "course" / "README.md"):
             # The exit code of marks says that an answer has not been read.
             assert main(words) == (words[0] == "marks"), words
-    rows = (tmp_path / "grades" / "marks.csv").read_text(encoding="utf-8").splitlines()
+    rows = (tmp_path / "grades" / "marks.csv").read_text(encoding="utf-8-sig").splitlines()
     totals = {row.split(",")[0]: dict(zip(rows[0].split(","), row.split(","), strict=True)) for row in rows[1:]}
     assert {name: row["Q1.P1"] for name, row in totals.items()} == {"alice": "2", "bob": "0"}
+    shown = re.search(r"^student,.*$", (PACKAGE / "course" / "README.md").read_text(encoding="utf-8"), re.MULTILINE)[0]
+    first, last = shown.split(",...,")
+    assert rows[0].startswith(first)
+    assert rows[0].endswith(last)
     assert {path.name for path in (tmp_path / "edition").iterdir()} >= {"README.md", "requirements.txt", notebook.name}
