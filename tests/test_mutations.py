@@ -1,6 +1,6 @@
-"""Mutations of the package: one wrong line each, which a check of a notebook must catch.
+"""Mutations of the package: one wrong line each, which a test of its file, or else a check of a notebook, must catch.
 
-They run notebooks, so they are not in the default command: `python -m pytest -m mutations tests/test_mutations.py`.
+They take long, so they are not in the default command: `python -m pytest -m mutations tests/test_mutations.py`.
 """
 
 import os
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class Mutation(NamedTuple):
-    """One wrong line: the notebook whose checks must see it, what is wrong, the file of hw3utils, old and new text."""
+    """One wrong line: the notebook whose subject it is, what is wrong, the file of hw3utils, old and new text."""
 
     notebook: str
     name: str
@@ -300,35 +300,69 @@ MUTATIONS = [
 ]
 
 
+# The tests of each file that is mutated.
+TESTS = {
+    "bench/fid_table.py": ("fid_table",),
+    "bound.py": ("diffusion",),
+    "diffusion.py": ("diffusion",),
+    "divergences.py": ("divergences",),
+    "fid.py": ("fid",),
+    "langevin.py": ("langevin", "gradient_models"),
+    "learning/ema.py": ("training",),
+    "learning/features.py": ("classifier", "fid"),
+    "learning/networks.py": ("networks",),
+    "learning/objectives.py": ("training", "score_training"),
+    "learning/training.py": ("training",),
+    "losses.py": ("losses", "score_matching"),
+    "mixtures.py": ("mixtures", "diffusion"),
+    "samplers.py": ("samplers",),
+    "schedules.py": ("schedules", "diffusion"),
+    "sprites/drawing.py": ("sprites",),
+    "sprites/loading.py": ("sprites",),
+    "time_grid.py": ("samplers",),
+}
+
+
 def mutate(root, mutation):
-    """A copy of the package and its notebooks with one text replaced; the text must be there exactly once."""
-    for folder in ("hw3utils", "notebooks"):
+    """A copy of the package, its tests and notebooks with one text replaced; the text must be there exactly once."""
+    for folder in ("hw3utils", "notebooks", "tests"):
         shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / ".pytest.ini", root)
     path = root / "hw3utils" / mutation.file
     text = path.read_text(encoding="utf-8")
     assert text.count(mutation.old) == 1, f"{mutation.file} holds {mutation.old!r} {text.count(mutation.old)} times"
     path.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
 
 
+def failed_test(root, mutation):
+    """The first test of the file that fails in a copy, None where all pass."""
+    files = [f"tests/test_{name}.py" for name in TESTS[mutation.file]]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n0", "--no-header", "-p", "no:cacheprovider", *files]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    assert done.returncode in (0, 1), done.stdout[-2000:] + done.stderr[-2000:]
+    failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
+    return failed[0] if failed else None
+
+
+def failed_check(root, mutation):
+    """The error of the check that fails in the notebook of a copy, None where all pass."""
+    command = [sys.executable, "-m", "hw3utils", "run", mutation.notebook, "--profile", "quick", "--out", "out"]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    [executed] = (root / "out").glob("*.ipynb")
+    cells = nbformat.read(executed, as_version=4).cells
+    errors = [output for cell in cells for output in cell.get("outputs", []) if output.output_type == "error"]
+    return next((error.evalue for error in errors if error.ename == "AssertionError"), None)
+
+
 @pytest.mark.mutations
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: f"{mutation.notebook}-{mutation.name}")
-def test_a_check_catches(mutation, tmp_path):
+def test_it_is_caught(mutation, tmp_path):
     mutate(tmp_path, mutation)
-    command = [sys.executable, "-m", "hw3utils", "run", mutation.notebook, "--profile", "quick", "--out", "out"]
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    [executed] = (tmp_path / "out").glob("*.ipynb")
-    errors = [
-        (cell.source, output)
-        for cell in nbformat.read(executed, as_version=4).cells
-        for output in cell.get("outputs", [])
-        if output.output_type == "error"
-    ]
-    assert errors, f"no check saw it: {done.stdout[:200]}"
-    [(source, error)] = errors
-    print(f"{mutation.notebook} {mutation.name}: {error.evalue[:160]}")
-    assert error.ename == "AssertionError", f"{error.ename}: {error.evalue[:200]}"
-    assert "report.check" in source or "checks.check_" in source
+    caught = failed_test(tmp_path, mutation) or failed_check(tmp_path, mutation)
+    assert caught, "no test and no check saw it"
+    print(f"{mutation.notebook} {mutation.name}: {caught[:160]}")
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: f"{mutation.notebook}-{mutation.name}")
