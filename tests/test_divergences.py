@@ -92,3 +92,8 @@ def test_floor_falls_with_the_size():
 def test_what_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_the_default_grid_holds_what_is_eight_from_the_centre():
+    density = GaussianMixture([1.0], [[8.0, -8.0]], [1.0])
+    assert grid_kl(density.sample(50_000, torch.Generator().manual_seed(0)), density.log_prob) < 0.01

@@ -286,3 +286,20 @@ def test_wrong_fid_commands_are_one_sentence(words, message, tmp_path, capsys):
     assert said.out == ""
     assert message in said.err
     assert said.err.count("\n") == 1
+
+
+def test_a_difference_is_the_first_less_the_second():
+    first, second = ({"n": 20, "fid": fid, "without": [fid, fid + 0.1]} for fid in (3.0, 2.0))
+    assert fid_table.paired_difference(first, second).value == 1.0
+
+
+def test_sigma_hat_has_the_larger_variance():
+    states = {name: [] for name in ("beta", "posterior")}
+    options = fid_table.SAMPLERS["sigma-hat"](10)
+    sampler = options.pop("sampler")
+    x_T, schedule = torch.zeros(2000, 1, dtype=torch.float64), linear_schedule(100, 1e-3, 0.1)
+    for name in states:
+        generator = torch.Generator().manual_seed(0)
+        given = options if name == "beta" else options | {"variance": "posterior"}
+        states[name] = sampler(lambda x, t: 0 * x, x_T, schedule, generator=generator, **given).var()
+    assert states["beta"] > 1.02 * states["posterior"]

@@ -383,3 +383,8 @@ def test_wrong_parameters_are_named_in_one_sentence(arguments, message):
 def test_wrong_calls_are_named_in_one_sentence(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_no_point_of_a_student_is_in_both_sets():
+    train, test = student_data(810100001)
+    assert len(torch.cat([train, test]).unique(dim=0)) == len(train) + len(test) == 5000

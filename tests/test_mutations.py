@@ -315,7 +315,7 @@ TESTS = {
     "learning/training.py": ("training",),
     "losses.py": ("losses", "score_matching"),
     "mixtures.py": ("mixtures", "diffusion"),
-    "samplers.py": ("samplers",),
+    "samplers.py": ("samplers", "networks"),
     "schedules.py": ("schedules", "diffusion"),
     "sprites/drawing.py": ("sprites",),
     "sprites/loading.py": ("sprites",),

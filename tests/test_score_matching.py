@@ -146,3 +146,9 @@ def test_the_loss_trains_the_score_by_every_route():
 def test_what_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_rademacher_directions_are_signs_with_unit_covariance():
+    v = rademacher_projection(torch.zeros(20_000, 2, dtype=torch.float64), torch.Generator().manual_seed(0))
+    assert (v.abs() == 1).all()
+    torch.testing.assert_close(v.T @ v / len(v), torch.eye(2, dtype=torch.float64), rtol=0, atol=0.03)

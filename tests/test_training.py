@@ -29,7 +29,7 @@ from hw3utils.learning.ema import EMA
 from hw3utils.learning.networks import UNet
 from hw3utils.learning.objectives import DiffusionObjective
 from hw3utils.learning.run_files import read_average, read_history
-from hw3utils.learning.training import TrainConfig, heldout_loss, train
+from hw3utils.learning.training import TrainConfig, fit, heldout_loss, train
 from hw3utils.losses import noise_prediction_loss
 from hw3utils.schedules import linear_schedule
 
@@ -914,3 +914,12 @@ def test_a_seeded_network_leaves_the_global_random_state():
 def test_label_dropout_is_a_share(share):
     with pytest.raises(ValueError, match="label_dropout"):
         DiffusionObjective(linear_schedule(), label_dropout=share)
+
+
+def test_fit_leaves_the_averaged_weights(data):
+    network, other = unet(), unet()
+    fit(network, data, OBJECTIVE, CONFIG)
+    *_, last = train(other, data, OBJECTIVE, CONFIG)
+    assert not same_state(network, other)
+    last.ema.copy_to(other)
+    assert same_state(network, other)
