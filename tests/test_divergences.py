@@ -96,4 +96,7 @@ def test_what_is_refused(call, message):
 
 def test_the_default_grid_holds_what_is_eight_from_the_centre():
     density = GaussianMixture([1.0], [[8.0, -8.0]], [1.0])
-    assert grid_kl(density.sample(50_000, torch.Generator().manual_seed(0)), density.log_prob) < 0.01
+    x = density.sample(50_000, torch.Generator().manual_seed(0))
+    assert grid_kl(x, density.log_prob) < 0.01
+    # A shift by (2, 2) has a KL of 4; outside of the grid all points are in one cell.
+    assert grid_kl(x + 2, density.log_prob) > 1
