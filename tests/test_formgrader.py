@@ -60,8 +60,8 @@ ELSEWHERE = (
 ELSEWHERE += (
     '<link rel="stylesheet" href="https://attack.invalid/a.css"><style>@import "https://attack.invalid/b.css"</style>'
 )
-# What an honest answer has.
-HONEST = "Since $\\frac{1}{2} < 1$.\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n![](attachment:photo.png)"
+# An answer with a formula, a table and a picture, as many have them.
+ANSWER_WITH_ALL = "Since $\\frac{1}{2} < 1$.\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n![](attachment:photo.png)"
 
 
 def photo():
@@ -87,11 +87,11 @@ def other_attacks():
 
 @pytest.fixture(scope="module")
 def course(tmp_path_factory):
-    """A graded course of an honest student and an attacker; its folder, and the submissions' pages in formgrader."""
+    """A graded course of a student and an attacker; its folder, and the submissions' pages in formgrader."""
     folder = tmp_path_factory.mktemp("homework")
     with small_homework(folder) as edition:
-        ann = hand_in(folder / "in" / "ann", edition, RIGHT, HONEST, "4711")
-        eve = hand_in(folder / "in" / "eve <img src=x onerror=alert(1)>", edition, RIGHT, HONEST, "4712")
+        ann = hand_in(folder / "in" / "ann", edition, RIGHT, ANSWER_WITH_ALL, "4711")
+        eve = hand_in(folder / "in" / "eve <img src=x onerror=alert(1)>", edition, RIGHT, ANSWER_WITH_ALL, "4712")
         for place in (ann, eve):
             notebook = nbformat.read(place / edition.name, as_version=4)
             notebook.cells[2].attachments = photo()
