@@ -136,44 +136,44 @@ def test_the_reader_takes_what_editors_write(art):
         assert grammar.read_kinds(art) == drawing.KINDS
 
 
-# Name of a case -> (what is replaced by what in a file of our own, the line number and the text of the message).
+# Name of a case -> (what is replaced by what in a file of our own, the line number, what the message says it found).
 WRONG_LINES = {
-    "unknown word": (("mirrored", "mirored"), 3, "got 'mirored', expected one of note, weight, mirrored, moves"),
-    "weight of nothing": (("weight 2", "weight 0"), 2, "got 'weight 0', expected a number above 0"),
-    "weight below nothing": (("weight 2", "weight -1"), 2, "got 'weight -1', expected a number above 0"),
-    "weight in words": (("weight 2", "weight two"), 2, "got 'weight two', expected a number above 0"),
-    "mirrored how": (("mirrored", "mirrored twice"), 3, "got 'mirrored twice', expected 'mirrored' alone"),
-    "mirrored again": (("mirrored", "mirrored\nmirrored"), 4, "got 'mirrored' a second time, expected each name once"),
-    "unknown move": (("stay, down", "stay, east"), 4, "got 'east', expected one of stay, up, down, left, right"),
+    "unknown word": (("mirrored", "mirored"), 3, "got 'mirored'"),
+    "weight of nothing": (("weight 2", "weight 0"), 2, "got 'weight 0'"),
+    "weight below nothing": (("weight 2", "weight -1"), 2, "got 'weight -1'"),
+    "weight in words": (("weight 2", "weight two"), 2, "got 'weight two'"),
+    "mirrored how": (("mirrored", "mirrored twice"), 3, "got 'mirrored twice'"),
+    "mirrored again": (("mirrored", "mirrored\nmirrored"), 4, "got 'mirrored' a second time"),
+    "unknown move": (("stay, down", "stay, east"), 4, "got 'east'"),
     "same move": (("stay, down", "stay, stay"), 4, "got 'stay' a second time"),
-    "no move": (("moves stay, down", "moves"), 4, "got '', expected one of stay, up"),
-    "unknown material": (("main: sky", "mane: sky"), 5, "got 'mane', expected one of skin, hair, main"),
-    "unknown colour": (("sky, pink", "sky, beige"), 5, "got 'beige', expected one of red, orange"),
+    "no move": (("moves stay, down", "moves"), 4, "got ''"),
+    "unknown material": (("main: sky", "mane: sky"), 5, "got 'mane'"),
+    "unknown colour": (("sky, pink", "sky, beige"), 5, "got 'beige'"),
     "same colour": (("sky, pink", "sky, sky"), 5, "got 'sky' a second time"),
-    "no colon": (("main: sky", "main sky"), 5, "got 'colours main sky, pink', expected 'colours MATERIAL: NAME, NAME'"),
+    "no colon": (("main: sky", "main sky"), 5, "got 'colours main sky, pink'"),
     "same material": (("pink\n", "pink\ncolours main: red\n"), 6, "got 'main' a second time"),
-    "part before a slot": (("slot body\n", ""), 7, "got 'part' above the first slot, expected a slot"),
-    "unknown slot": (("slot body", "slot boots"), 7, "got 'boots', expected one of cape, body, face"),
-    "slot how": (("d outlined", "d inlined"), 24, "got 'inlined', expected 'outlined' or nothing"),
+    "part before a slot": (("slot body\n", ""), 7, "got 'part' above the first slot"),
+    "unknown slot": (("slot body", "slot boots"), 7, "got 'boots'"),
+    "slot how": (("d outlined", "d inlined"), 24, "got 'inlined'"),
     "same slot": (("slot hat", "slot body"), 18, "got 'body' a second time"),
-    "empty slot": (("slot hat\n", "slot hat\nslot extra\n"), 18, "got the slot 'hat' without parts, expected at least"),
-    "late weight": (("slot hat\n", "slot hat\nweight 2\n"), 19, "got 'weight' below a slot, expected it above"),
-    "part without place": ((" at row 2, column 6", ""), 20, "got 'part pail', expected 'part none' or 'part NAME at"),
-    "named none": (("part pail", "part none"), 20, "got 'part none at row 2, column 6', expected 'part none' or"),
-    "rows of none": (("part none\n", "part none\n    mm\n"), 20, "got a row of art, expected no rows below 'part"),
-    "part without rows": (("    lggG\n", "", 2), 20, "got the part 'pail' without rows, expected its rows of art"),
+    "empty slot": (("slot hat\n", "slot hat\nslot extra\n"), 18, "got the slot 'hat' without parts"),
+    "late weight": (("slot hat\n", "slot hat\nweight 2\n"), 19, "got 'weight' below a slot"),
+    "part without place": ((" at row 2, column 6", ""), 20, "got 'part pail'"),
+    "named none": (("part pail", "part none"), 20, "got 'part none at row 2, column 6'"),
+    "rows of none": (("part none\n", "part none\n    mm\n"), 20, "got a row of art"),
+    "part without rows": (("    lggG\n", "", 2), 20, "got the part 'pail' without rows"),
     "same part": (("part none\n", "part none\npart none\n"), 20, "got 'none' a second time"),
-    "row without part": (("slot hat\n", "slot hat\n    mm\n"), 19, "got an indented line, expected indented rows"),
-    "row not indented": (("    ..oqoooO.", "..oqoooO."), 10, "got '..oqoooO.', expected one of note,"),
-    "unknown character": (("oqmm", "oqkm"), 13, "got the character 'k', expected only .#_sSzhHi"),
-    "short row": (("    oqoooooOO", "    oqoooooO"), 14, "got a row of 8 characters, expected 9 as in the rows above"),
-    "sticks out below": (("at row 4", "at row 9"), 8, "got a part that reaches row 16, column 11, expected rows and"),
+    "row without part": (("slot hat\n", "slot hat\n    mm\n"), 19, "got an indented line"),
+    "row not indented": (("    ..oqoooO.", "..oqoooO."), 10, "got '..oqoooO.'"),
+    "unknown character": (("oqmm", "oqkm"), 13, "got the character 'k'"),
+    "short row": (("    oqoooooOO", "    oqoooooO"), 14, "got a row of 8 characters"),
+    "sticks out below": (("at row 4", "at row 9"), 8, "got a part that reaches row 16, column 11"),
     "sticks out right": (("row 4, column 3", "row 4, column 8"), 8, "got a part that reaches row 11, column 16"),
     "no room for a move": (("row 4, column 3", "row 7, column 3"), 8, "got the part 'two balls' drawn up to an edge"),
     "no room": (("row 4, column 3", "row 4, column 7"), 8, "expected only rows and columns 1 to 14 in every move"),
-    "unknown use": (("hero_offhands", "hero_hands"), 25, "got 'hero_hands', expected one of hero_bodies, hero_capes"),
-    "use how": (("with w for t", "with wood"), 25, "got 'use hero_offhands with wood', expected 'use FILE' or 'use"),
-    "use of a new letter": (("with w for t", "with k for t"), 25, "got 'k', expected one of ., #, _, s"),
+    "unknown use": (("hero_offhands", "hero_hands"), 25, "got 'hero_hands'"),
+    "use how": (("with w for t", "with wood"), 25, "got 'use hero_offhands with wood'"),
+    "use of a new letter": (("with w for t", "with k for t"), 25, "got 'k'"),
     "use of a lost letter": (("with w for t", "with w for z"), 25, "got 'z'"),
     "use of a part again": (("use hero", "part none\nuse hero"), 26, "got 'none' a second time"),
     "use without room": (("hero_offhands with w for t", "hero_weapons"), 25, "got the part 'spear' drawn up to"),
@@ -196,28 +196,26 @@ def test_a_wrong_line_is_refused_in_one_sentence(art, change, line, message):
 def test_a_file_in_another_encoding_is_refused(art):
     path = art / "hero_04_snow_man.txt"
     path.write_bytes(SNOWMAN.replace("does not", "hätte").encode("latin-1"))
-    with pytest.raises(
-        ValueError, match=r"04_snow_man.txt, line 1: got bytes that are not UTF-8, expected a text file"
-    ):
+    with pytest.raises(ValueError, match=r"04_snow_man.txt, line 1: got bytes that are not UTF-8"):
         grammar.read_kinds(art)
 
 
 def test_a_wrong_line_of_a_shared_file_is_refused(art):
     path = art / "shared" / "hero_capes.txt"
     path.write_text(path.read_text().replace("part none", "slot cape\npart none"))
-    with pytest.raises(ValueError, match=r"hero_capes.txt, line 1: got 'slot', expected one of note, part"):
+    with pytest.raises(ValueError, match=r"hero_capes.txt, line 1: got 'slot'"):
         grammar.read_kinds(art)
 
 
 WRONG_FILES = {
-    "no slot": ("hero_04_empty.txt", "note nothing", "hero_04_empty.txt: got no slot, expected at least one line"),
-    "no number": ("hero_snow_man.txt", SNOWMAN, "got a file named 'hero_snow_man.txt', expected a class (hero, "),
-    "other ending": ("hero_04_snow_man.art", SNOWMAN, "got a file named 'hero_04_snow_man.art', expected a class"),
-    "same name": ("food_14_slime.txt", SNOWMAN, "slime.txt: got 'slime' a second time, expected each name once"),
-    "unknown class": ("heroes_01_snow_man.txt", SNOWMAN, "got a file named 'heroes_01_snow_man.txt', expected a class"),
-    "no class": ("04_snow_man.txt", SNOWMAN, "got a file named '04_snow_man.txt', expected a class"),
-    "a folder": ("hero/04_snow_man.txt", SNOWMAN, "got a file named 'hero', expected a class"),
-    "stray shared": ("shared/hats.md", "", "shared: got a file named 'hats.md', expected a name such as"),
+    "no slot": ("hero_04_empty.txt", "note nothing", "hero_04_empty.txt: got no slot"),
+    "no number": ("hero_snow_man.txt", SNOWMAN, "got a file named 'hero_snow_man.txt'"),
+    "other ending": ("hero_04_snow_man.art", SNOWMAN, "got a file named 'hero_04_snow_man.art'"),
+    "same name": ("food_14_slime.txt", SNOWMAN, "slime.txt: got 'slime' a second time"),
+    "unknown class": ("heroes_01_snow_man.txt", SNOWMAN, "got a file named 'heroes_01_snow_man.txt'"),
+    "no class": ("04_snow_man.txt", SNOWMAN, "got a file named '04_snow_man.txt'"),
+    "a folder": ("hero/04_snow_man.txt", SNOWMAN, "got a file named 'hero'"),
+    "stray shared": ("shared/hats.md", "", "shared: got a file named 'hats.md'"),
 }
 
 
@@ -232,10 +230,10 @@ def test_a_file_out_of_place_is_refused(art, name, text, message):
 def test_a_class_without_kinds_is_refused(art):
     for path in art.glob("spell_*.txt"):
         path.unlink()
-    with pytest.raises(ValueError, match=r"got no spell, expected at least one file such as 'spell_01_name.txt'"):
+    with pytest.raises(ValueError, match=r"got no spell"):
         grammar.read_kinds(art)
     shutil.rmtree(art / "shared")
-    with pytest.raises(ValueError, match="shared: got no such folder, expected a folder of art"):
+    with pytest.raises(ValueError, match="shared: got no such folder"):
         grammar.read_kinds(art)
 
 

@@ -1,4 +1,4 @@
-"""A class of every kind of submission: each one's points, with the reason."""
+"""A class of every kind of submission: each one's points, with the reason; `hw3 check` says the same as `hw3 grade`."""
 
 import codecs
 import json
@@ -14,11 +14,22 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_output, new_raw_ce
 from hw3utils.course.assignment import CellState
 from hw3utils.course.grading import session
 from hw3utils.course.notebooks.cells import ANSWER, STUB, marked_cells
+from hw3utils.course.student import check
 
 pytest.importorskip("nbgrader", reason="nbgrader is not installed")
 
 EXERCISES, QUESTIONS = 6, 3
+# Behind the exercises, a check of the homework. Everybody has it right, and it must not pay for the others.
+SETUP = "import torch\nfrom hw3utils.course import Report, checks\nreport = Report('01')"
+NOISY = """def noisy(x0, t, eps, schedule):
+    ### BEGIN SOLUTION
+    bar = schedule.alpha_bar[t].to(x0.dtype).view(-1, *[1] * (x0.ndim - 1))
+    return bar.sqrt() * x0 + (1 - bar).sqrt() * eps
+    ### END SOLUTION"""
+NOISY_CHECK = "report.check('Q1.P7', 'error', checks.check_perturb_input(noisy), below=1e-5, fresh=True)"
+POINTS = EXERCISES + 1
 RIGHT = "def {f}(x):\n    return 2 * x"
+SCALED = "def {f}(x):\n    return {f}_factor[0] * x"
 # The solution of one exercise ({f}: its function), its point, and words of the message or of the problems.
 CODE = {
     "right": (RIGHT, 1, ""),
@@ -73,7 +84,22 @@ CODE = {
     "warnings are errors": ("import warnings\nwarnings.simplefilter('error')\n" + RIGHT, 1, ""),
     "clears its names": ("def {f}(x):\n    globals().clear()\n    return 2 * x", 1, ""),
     "the exercise is deleted": ("%reset -f\n" + RIGHT, 1, ""),
+    "a helper changed by a method": (SCALED, 1, ""),
+    "a helper with a magic": (SCALED, 1, ""),
+    "a helper bound in a function": (SCALED, 1, ""),
+    "a helper below commands of a shell": (SCALED, 1, ""),
+    "a helper that is missing": ("def {f}(x):\n    return missing(x)", 0, "missing"),
+    "solved at the end": (None, 1, ""),
 }  # fmt: skip
+# Cells that these have at the beginning and at the end of the notebook.
+CELLS = {
+    "a name of a cell below": ("", "def below(x):\n    return 2 * x"),
+    "a helper changed by a method": ("{f}_factor = []\n{f}_factor.append(2)", ""),
+    "a helper with a magic": ("%%time\n{f}_factor = [2]", ""),
+    "a helper bound in a function": ("def prepare():\n    global {f}_factor\n    {f}_factor = [2]\nprepare()", ""),
+    "a helper below commands of a shell": ("!pip install nothing\n%cd /\n{f}_factor = [2]", ""),
+    "solved at the end": ("", RIGHT),
+}
 MINE = "My derivation."
 
 
@@ -135,13 +161,15 @@ ANSWERS = {
 
 
 def cells():
-    found = [new_code_cell("import math", metadata=mark("Q1-setup", locked=True))]
+    found = [new_code_cell(SETUP, metadata=mark("Q1-setup", locked=True))]
     for k in range(EXERCISES):
         item = f"Q1-P{k + 1}"
         source = f"def f{k}(x):\n    ### BEGIN SOLUTION\n    return 2 * x\n    ### END SOLUTION"
         role = {"grade": True, "locked": True, "points": 1}
         found.append(new_code_cell(source, metadata=mark(f"{item}-solution", solution=True)))
         found.append(new_code_cell(f"assert f{k}(2) == 4, 'it must double'", metadata=mark(f"{item}-check", **role)))
+    found.append(new_code_cell(NOISY, metadata=mark("Q1-P7-solution", solution=True)))
+    found.append(new_code_cell(NOISY_CHECK, metadata=mark("Q1-P7-check", **role)))
     for k in range(QUESTIONS):
         item, role = f"Q1-T{k + 1}", {"grade": True, "solution": True, "points": 5}
         found.append(new_markdown_cell(f"**Why {k}?**", metadata=mark(f"{item}-question", "markdown", locked=True)))
@@ -149,18 +177,21 @@ def cells():
     return found
 
 
-def solved(edition, solutions=(), answers=()):
-    """The edition with these solutions (right ones if there is none) and ways of answering."""
+def solved(edition, exercises=("right",) * EXERCISES, answers=(written,) * QUESTIONS):
+    """The edition with these solutions, by their names in `CODE`, and ways of answering."""
     notebook = nbformat.read(edition, as_version=4)
     marked = marked_cells(notebook)
-    for k in range(EXERCISES):
-        source = solutions[k] if k < len(solutions) else RIGHT
+    marked["Q1-P7-solution"].source = "\n".join(line for line in NOISY.splitlines() if "SOLUTION" not in line)
+    for k, name in enumerate(exercises):
+        source, (before, after) = CODE[name][0], CELLS.get(name, ("", ""))
         if source is not None:
             marked[f"Q1-P{k + 1}-solution"].source = source.replace("{f}", f"f{k}")
-    for k, answer in enumerate(answers or [written] * QUESTIONS):
+        if before:
+            notebook.cells.insert(1, new_code_cell(before.replace("{f}", f"f{k}")))
+        if after:
+            notebook.cells.append(new_code_cell(after.replace("{f}", f"f{k}")))
+    for k, answer in enumerate(answers):
         answer(notebook, f"Q1-T{k + 1}-answer", f"{MINE} {k}")
-    if any(source and "below" in source for source in solutions):
-        notebook.cells.append(new_code_cell("def below(x):\n    return 2 * x"))
     return notebook
 
 
@@ -295,35 +326,35 @@ def other_homework(folder, notebook):
 
 # A right notebook in every form: how it is handed in, its points, and a word of the problems that are named.
 FILES = {
-    "folder": (put, 6, ""),
-    "notebook": (lambda folder, notebook: put(folder, notebook) / "01_small.ipynb", 6, ""),
-    "zip": (zipped("01_small.ipynb"), 6, ""),
-    "zip with folders": (zipped("a/b/01_small.ipynb"), 6, ""),
-    "zip in a zip": (zip_in_zip, 6, ""),
-    "Copy of": (named("Copy of 01_small.ipynb"), 6, "was taken for"),
-    "Copy1": (named("01_small-Copy1.ipynb"), 6, "was taken for"),
-    "ipynb.json": (named("01_small.ipynb.json"), 6, "was taken for"),
-    "upper case": (named("01_SMALL.IPYNB"), 6, "was taken for"),
-    "Canvas": (named("smithjohn_LATE_1234_567890_01_small-1.ipynb"), 6, "was taken for"),
-    "Moodle": (named("Ann Lee_12345_assignsubmission_file_/01_small.ipynb"), 6, ""),
-    "Persian name": (named("تکلیف/01_small.ipynb"), 6, ""),
-    "a name that clears the screen": (named("01_small\x1b[2J.ipynb"), 6, "was taken for"),
-    "two copies": (two_copies, 6, "fuller or newer"),
-    "no metadata": (changed(no_marks), 6, ""),
-    "more points in its marks": (changed(more_points), 6, ""),
-    "all cells with one id": (changed(ids_twice), 6, ""),
-    "UTF-16": (changed(lambda content: None, lambda text: text.encode("utf-16")), 6, ""),
-    "byte order mark": (changed(lambda content: None, lambda text: codecs.BOM_UTF8 + text.encode()), 6, ""),
+    "folder": (put, POINTS, ""),
+    "notebook": (lambda folder, notebook: put(folder, notebook) / "01_small.ipynb", POINTS, ""),
+    "zip": (zipped("01_small.ipynb"), POINTS, ""),
+    "zip with folders": (zipped("a/b/01_small.ipynb"), POINTS, ""),
+    "zip in a zip": (zip_in_zip, POINTS, ""),
+    "Copy of": (named("Copy of 01_small.ipynb"), POINTS, "was taken for"),
+    "Copy1": (named("01_small-Copy1.ipynb"), POINTS, "was taken for"),
+    "ipynb.json": (named("01_small.ipynb.json"), POINTS, "was taken for"),
+    "upper case": (named("01_SMALL.IPYNB"), POINTS, "was taken for"),
+    "Canvas": (named("smithjohn_LATE_1234_567890_01_small-1.ipynb"), POINTS, "was taken for"),
+    "Moodle": (named("Ann Lee_12345_assignsubmission_file_/01_small.ipynb"), POINTS, ""),
+    "Persian name": (named("تکلیف/01_small.ipynb"), POINTS, ""),
+    "a name that clears the screen": (named("01_small\x1b[2J.ipynb"), POINTS, "was taken for"),
+    "two copies": (two_copies, POINTS, "fuller or newer"),
+    "no metadata": (changed(no_marks), POINTS, ""),
+    "more points in its marks": (changed(more_points), POINTS, ""),
+    "all cells with one id": (changed(ids_twice), POINTS, ""),
+    "UTF-16": (changed(lambda content: None, lambda text: text.encode("utf-16")), POINTS, ""),
+    "byte order mark": (changed(lambda content: None, lambda text: codecs.BOM_UTF8 + text.encode()), POINTS, ""),
     "cut off": (changed(lambda content: json.dumps(content)[:400]), 0, "cut off"),
-    "check deleted": (changed(check_deleted), 6, "was deleted"),
-    "check changed": (changed(check_changed), 6, "was changed"),
-    "output of 60 MB": (large_output, 6, ""),
+    "check deleted": (changed(check_deleted), POINTS, "was deleted"),
+    "check changed": (changed(check_changed), POINTS, "was changed"),
+    "output of 60 MB": (large_output, POINTS, ""),
     "link": (link, 0, "it is a link"),
-    "a file called torch.py": (shadow, 6, "in the way of the module torch"),
-    "no number": (with_number(None), 6, "no student_number.txt"),
-    "two numbers": (with_number(b"4711 4712"), 6, "expected a student number"),
-    "number in Persian": (with_number("۴۷۱۱".encode()), 6, ""),
-    "number of PowerShell": (with_number("4711\r\n".encode("utf-16")), 6, ""),
+    "a file called torch.py": (shadow, POINTS, "in the way of the module torch"),
+    "no number": (with_number(None), POINTS, "no student_number.txt"),
+    "two numbers": (with_number(b"4711 4712"), POINTS, "expected a student number"),
+    "number in Persian": (with_number("۴۷۱۱".encode()), POINTS, ""),
+    "number of PowerShell": (with_number("4711\r\n".encode("utf-16")), POINTS, ""),
     "nothing": (only(b"", None), 0, "was not handed in"),
     "a text": (only(b"I could not do it."), 0, "cannot be read"),
     "an empty file": (only(b""), 0, "cannot be read"),
@@ -358,22 +389,21 @@ def graded(request, tmp_path_factory):
     with small_homework(folder, cells()) as edition:
         places = {}
         for n, names in enumerate(groups(CODE, EXERCISES)):
-            solutions = [CODE[name][0] for name in names]
-            places[tuple(names)] = put(folder / f"code-{n}", solved(edition, solutions), number=f"1{n}")
+            places[tuple(names)] = put(folder / f"code-{n}", solved(edition, names), number=f"1{n}")
         for n, names in enumerate(groups(ANSWERS, QUESTIONS)):
-            answers = [ANSWERS[name][0] for name in names]
-            places[tuple(names)] = put(folder / f"answers-{n}", solved(edition, [None] * 6, answers), number=f"2{n}")
+            notebook = solved(edition, ["stub"] * EXERCISES, [ANSWERS[name][0] for name in names])
+            places[tuple(names)] = put(folder / f"answers-{n}", notebook, number=f"2{n}")
         # What is unpacked does not depend on the sandbox.
         for n, (name, (make, *_)) in enumerate(FILES.items()):
             if not sandbox or n % 6 == 0:
                 places[name] = make(folder / f"file-{n}", solved(edition))
         results = session.grade(list(places.values()), folder / "out", timeout=3, seed=3, jobs=2, sandbox=sandbox)
-    return folder / "out", dict(zip(places, results, strict=True))
+    return folder / "out", places, dict(zip(places, results, strict=True))
 
 
 @pytest.mark.parametrize("name", CODE)
 def test_code(name, graded):
-    _, results = graded
+    *_, results = graded
     [(group, result)] = [(key, found) for key, found in results.items() if isinstance(key, tuple) and name in key]
     _, points, reason = CODE[name]
     cell = result.cells[group.index(name)]
@@ -381,14 +411,15 @@ def test_code(name, graded):
     assert cell.points == points
     assert reason in cell.message + " ".join(result.problems)
     assert bool(points) == (cell.state == CellState.PASSED)
+    assert result.cells[EXERCISES].state == CellState.PASSED, result.cells[EXERCISES].message
 
 
 @pytest.mark.parametrize("name", ANSWERS)
 def test_answers(name, graded):
-    out, results = graded
+    out, _, results = graded
     [(group, result)] = [(key, found) for key, found in results.items() if isinstance(key, tuple) and name in key]
     k, to_read = group.index(name), ANSWERS[name][1]
-    cell = result.cells[EXERCISES + k]
+    cell = result.cells[POINTS + k]
     print(name, "|", "to read" if cell.message == "" else "blank", "|", *result.problems)
     assert cell.state == CellState.TO_READ
     notebook = nbformat.read(out / "submitted" / result.student / "hw3" / "01_small.ipynb", as_version=4)
@@ -399,10 +430,24 @@ def test_answers(name, graded):
 
 @pytest.mark.parametrize("name", FILES)
 def test_files(name, graded):
-    _, results = graded
+    *_, results = graded
     if name not in results:
         pytest.skip("it does not depend on the sandbox")
     result, (_, points, reason) = results[name], FILES[name]
     print(name, "|", f"{result.points():g}", "|", *result.problems)
     assert result.points() == points
     assert reason in " ".join(result.problems)
+
+
+@pytest.mark.parametrize("graded", ["default"], indirect=True)
+@pytest.mark.parametrize("name", groups(CODE, EXERCISES) + groups(ANSWERS, QUESTIONS), ids=lambda names: names[0])
+def test_check_and_grade_agree(name, graded, monkeypatch):
+    """As a student has it, without the homework's own notebooks."""
+    _, places, results = graded
+    monkeypatch.setattr(check, "editions", dict)
+    parts = check.check_notebook(places[tuple(name)] / "01_small.ipynb", timeout=3)
+    points = {
+        cell.cell: cell.state == CellState.PASSED or not (cell.automatic or cell.message)
+        for cell in results[tuple(name)].cells
+    }
+    assert {part.cell: part.state == CellState.DONE for part in parts} == points

@@ -1,8 +1,10 @@
 """A student's copy of all notebooks, written in a style of its own: its functions make the results.
 
-The same copy with one wrong function in each notebook runs to the end, and shows the other results unchanged.
+The same copy with one wrong function in each notebook runs to the end, and shows the other results unchanged. A copy in
+which nothing is written stops only where it needs the student's own work.
 """
 
+import ast
 import contextlib
 import functools
 import io
@@ -46,7 +48,7 @@ class Run:
 
     Args:
         path: the notebook.
-        answers: source of each cell of the student, by grade_id.
+        answers: source of each cell of the student, by grade_id; None leaves all of them empty.
         folder: where it runs.
         only: the source to run at each place; None is all cells.
     """
@@ -112,10 +114,10 @@ def vars_of(data):
 
 
 def filled(path, answers):
-    """A notebook of the edition with these answers."""
+    """A notebook of the edition with these answers; None leaves all of them empty."""
     notebook = nbformat.read(path, 4)
     for name, cell in marked_cells(notebook).items():
-        if cell.metadata["nbgrader"]["solution"]:
+        if answers is not None and cell.metadata["nbgrader"]["solution"]:
             cell.source = answers[name] if cell.cell_type == "code" else "My derivation."
     return notebook
 
@@ -208,3 +210,28 @@ def test_one_wrong_function_changes_nothing_else(edition, runs, tmp_path, name):
         assert wrong.results(k) == right.results(k)
     item = ".".join(cell.split("-")[:2]) if name[:2] != "07" else "07.1"
     assert {item for item, state in wrong.states().items() if state == "not passed"} == {item}
+
+
+def defined_by(source):
+    """Names that a cell of the student defines at its top level."""
+    names = set()
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign):
+            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return names
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_empty_copy_stops_only_where_it_needs_the_work_of_the_student(edition, tmp_path, name):
+    run = Run(edition[name], None, tmp_path)
+    mine = {defined for cell in RIGHT.keys() & marked_cells(run.notebook).keys() for defined in defined_by(RIGHT[cell])}
+    assert run.errors
+    for place, error in run.errors.items():
+        cell = run.notebook.cells[place]
+        stub = cell.metadata.get("nbgrader", {}).get("solution") and isinstance(error, NotImplementedError)
+        # The table fails last, for it names what is not written; a tiny experiment may miss its limits.
+        table = cell.source.startswith("report.table()")
+        needs = any(re.search(rf"\b{own}\b", cell.source) for own in mine)
+        assert stub or table or needs or isinstance(error, AssertionError), (cell.source[:200], error)
