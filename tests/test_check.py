@@ -11,6 +11,7 @@ import nbformat
 import pytest
 from course_helpers import mark
 from course_helpers import write as write_cells
+from tiny import default_signals
 
 from hw3utils.__main__ import main
 from hw3utils.course.notebooks.cells import ANSWER, STUB, graded_cells, marked_cells
@@ -323,6 +324,7 @@ def test_ctrl_c_ends_the_kernel(tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=default_signals,
     )
     kernel = int(pipe.read_text())
     process.send_signal(signal.SIGINT)

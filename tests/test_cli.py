@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import SIZES
+from tiny import SIZES, default_signals
 
 import hw3utils
 import hw3utils.datasets  # which takes load_sprites before a test replaces it
@@ -260,7 +260,7 @@ def long_training(out, *words, **streams):
     process = subprocess.Popen(
         [sys.executable, "-c", SMALL % SIZES, "train", *options],
         env={**os.environ, "HW3_QUIET": "0", "OMP_NUM_THREADS": "1"},
-        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams},
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "preexec_fn": default_signals, **streams},
     )
     bar = process.stderr or process.stdout
     seen = b""

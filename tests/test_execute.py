@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
+from tiny import default_signals
 
 from hw3utils.__main__ import main
 from hw3utils.course.assignment import ITEMS, SECTIONS
@@ -126,6 +127,7 @@ def test_ctrl_c_ends_the_kernel(folder, jobs):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=default_signals,
     )
     kernel = int(pipe.read_text())
     run.send_signal(signal.SIGINT)

@@ -15,6 +15,7 @@ import nbformat
 import pytest
 from course_helpers import mark as nbgrader_mark
 from nbclient import NotebookClient
+from tiny import default_signals
 
 from hw3utils.__main__ import main
 from hw3utils.course import release
@@ -414,6 +415,7 @@ def interrupted(command, bar):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "HW3_QUIET": "0"},
+        preexec_fn=default_signals,
     )
     seen = b""
     while bar not in seen:

@@ -1,4 +1,6 @@
-"""A tiny UNet, and folders and sheets of pictures, for the tests of training, files and commands."""
+"""A tiny UNet, folders and sheets of pictures, and signals, for the tests of training, files and commands."""
+
+import signal
 
 import numpy as np
 from PIL import Image
@@ -31,3 +33,9 @@ def picture_folder(images, folder):
 def opaque(images):
     """RGB pictures with an alpha channel of 255."""
     return np.concatenate([images, np.full((*images.shape[:-1], 1), 255, np.uint8)], axis=-1)
+
+
+def default_signals():
+    """`preexec_fn` of a process that will be stopped: under `nohup` or in the background it would ignore signals."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
