@@ -69,7 +69,7 @@ def test_imports_follow_the_layers():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_mathematics_and_learning_are_typed():
+def test_the_package_is_typed():
     run("mypy")
 
 
