@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +189,7 @@ def _state(points: int, claims: list[tuple[str, str, bool]], cells: list[tuple[b
     return ANSWERED if answers else PASSED
 
 
-def _html(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _html(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     from html import escape
 
     def cells(tag: str, row: tuple[Any, ...]) -> str:

@@ -369,7 +369,7 @@ def check_sampling_pair(
 
     def note(module: torch.nn.Module, args: tuple, kwargs: dict, output: Tensor) -> None:
         x, t = (*args, *kwargs.values())[:2]
-        calls.append(tuple(value.detach().cpu() for value in (x, torch.as_tensor(t), output)))
+        calls.append((x.detach().cpu(), torch.as_tensor(t).detach().cpu(), output.detach().cpu()))
 
     hook = network.register_forward_hook(note, with_kwargs=True)
     counted, chains = {}, {}
@@ -422,12 +422,12 @@ def _judge_pictures(name: str, pictures: Tensor, calls: Sequence[tuple[Tensor, T
         require(time > 0.75 * schedule.T or not begins, f"{name} begins at t = {time}; noise alone belongs to t = T.")
         following = calls[k + 1] if k + 1 < len(calls) else None
         next_time = int(following[1].reshape(-1)[0]) if following else 0
-        if next_time >= time or following is None:
+        if next_time >= time:
             next_time = 0
         # With eta = 1 DDIM's step is DDPM's with the posterior variance.
         coef_x, coef_eps, sigma2 = _ddim_step(schedule, time, next_time, 1.0 if name == "DDPM" else 0.0)
         expected = coef_x * x.double() + coef_eps * eps.double()
-        if next_time == 0:
+        if following is None or next_time == 0:
             ends.append(expected)
         elif following[0].shape == x.shape:
             scale = sigma2 if name == "DDPM" else float(expected.square().mean())

@@ -31,15 +31,25 @@ def _gaussian(
 
 
 class _LangevinChain(Chain):
-    """The points at which a chain asks the score, x + (a / 2) score + noise of variance a; any number of times each."""
+    """The points at which a chain asks the score, x + (a / 2) score + noise of variance a; any number of times each.
 
-    def __init__(self, n: int, *, noise: bool = True) -> None:
+    With a last level, the step size is a at this level, and annealed at those before.
+    """
+
+    def __init__(self, n: int, a: float, *, last_level: float | None = None, noise: bool = True) -> None:
         super().__init__(8 * math.sqrt(2 / n), "the score is not asked at the points that the chain passes through.")
-        self.noise, self.steps = noise, 0
+        self.a, self.last_level, self.noise, self.steps = a, last_level, noise, 0
         self.last: Tensor | None = None
+        self.asked: list[float] = []
 
-    def step(self, step_size: float, x: Tensor, score: Tensor) -> None:
-        """Note a point; asked again there, it is the same step."""
+    def step_size(self, sigma: float) -> float:
+        """The step size at a level."""
+        return self.a if self.last_level is None else self.a * (sigma / self.last_level) ** 2
+
+    def step(self, sigma: float, x: Tensor, score: Tensor) -> None:
+        """Note a level and a point; asked again there, it is the same step."""
+        self.asked.append(sigma)
+        step_size = self.step_size(sigma)
         if self.last is None or self.last.shape != x.shape or not torch.equal(self.last, x):
             self.visit(x, x + step_size / 2 * score, step_size if self.noise else 0.0)
             self.steps += 1
@@ -91,8 +101,8 @@ def check_ascent(
         mean, extra = torch.rand(2, generator=generator).tolist()
         a, variance = 0.3, 0.5 + extra
         x = 3 * torch.randn(50, 2, generator=generator)
-        chain = _LangevinChain(100, noise=False)
-        score = _gaussian(mean, variance, lambda sigma, x, s, chain=chain, a=a: chain.step(a, x, s))
+        chain = _LangevinChain(100, a, noise=False)
+        score = _gaussian(mean, variance, chain.step)
         got = as_tensor(ascent(score, x, a, n_steps), "the result", (50, 2))
         again = as_tensor(ascent(_gaussian(mean, variance), x, a, n_steps), "the result", (50, 2))
         require(relative_error(again, got) < 1e-3, "the result differs from call to call: ascent adds no noise.")
@@ -126,8 +136,8 @@ def check_langevin(
         mean, extra = torch.rand(2, generator=generator).tolist()
         variance = 0.6 + extra
         x = mean + 2 * torch.randn(n, 2, generator=generator)
-        chain = _LangevinChain(n)
-        score = _gaussian(mean, variance, lambda sigma, x, s, chain=chain, a=a: chain.step(a, x, s))
+        chain = _LangevinChain(n, a)
+        score = _gaussian(mean, variance, chain.step)
         got = as_tensor(langevin(score, x, a, n_steps, generator), "the result", (n, 2))
         r = 1 - a / (2 * variance)
         noise = a * sum(r ** (2 * k) for k in range(n_steps))
@@ -163,28 +173,19 @@ def check_annealed_langevin(
     for sigmas, a, n_steps in (([2.0, 1.0], 0.05, 3), ([4.0, 2.0, 1.0, 0.5], 0.03, 2)):
         mean, extra = torch.rand(2, generator=generator).tolist()
         variance = 0.3 + extra
-        asked: list[float] = []
-        chain = _LangevinChain(n)
-
-        def visit(
-            sigma: float, x: Tensor, score: Tensor, asked: list = asked, chain: Chain = chain, a: float = a,
-            last: float = sigmas[-1],
-        ) -> None:  # fmt: skip
-            asked.append(sigma)
-            chain.step(a * (sigma / last) ** 2, x, score)
-
+        chain = _LangevinChain(n, a, last_level=sigmas[-1])
         x = mean + 3 * torch.randn(n, 2, generator=generator)
-        got = annealed(_gaussian(mean, variance, visit), x, sigmas, a, n_steps, generator)
+        got = annealed(_gaussian(mean, variance, chain.step), x, sigmas, a, n_steps, generator)
         got = as_tensor(got, "the result", (n, 2))
         order = [level for level in sigmas for _ in range(n_steps)]
-        require(asked != order[::-1], "the levels go the wrong way: the noise must decrease.")
+        require(chain.asked != order[::-1], "the levels go the wrong way: the noise must decrease.")
         require(
-            len(asked) == len(order) and all(abs(p - q) < 1e-5 for p, q in zip(asked, order, strict=True)),
+            len(chain.asked) == len(order) and all(abs(p - q) < 1e-5 for p, q in zip(chain.asked, order, strict=True)),
             f"the score must be asked {n_steps} times at each of the levels {sigmas}, the largest first.",
         )
         where = f"with the levels {sigmas} and {n_steps} steps at each"
         _judge_step_sizes(got, x, mean, variance, sigmas, a, n_steps, where)
-        factor, noise = _annealed_chain(order, variance, lambda sigma, a=a, last=sigmas[-1]: a * (sigma / last) ** 2)
+        factor, noise = _annealed_chain(order, variance, chain.step_size)
         worst = max(worst, _judge_chain(got, x, mean, factor, noise, where))
         chain.judge_end(got, len(order))
     return worst

@@ -15,7 +15,7 @@ from hw3utils.course.checks.building_blocks import (
     relative_error,
     require,
 )
-from hw3utils.schedules import linear_schedule
+from hw3utils.schedules import NoiseSchedule, linear_schedule
 
 
 class _Watched(nn.Module):
@@ -81,7 +81,7 @@ def check_training_step(step: Callable[..., Tensor], *, generator: torch.Generat
     return worst
 
 
-def _noise_of(seen: tuple[Tensor, Tensor], x0: Tensor, schedule: object) -> Tensor:
+def _noise_of(seen: tuple[Tensor, Tensor], x0: Tensor, schedule: NoiseSchedule) -> Tensor:
     """The noise in the network's input x_t; the times are checked first."""
     x_t, t = seen
     shape = tuple(t.shape)
@@ -115,7 +115,8 @@ class _Levels(nn.Module):
     def __init__(self, start: float) -> None:
         super().__init__()
         self.c = nn.ParameterDict()
-        self.start, self.seen = start, []
+        self.start = start
+        self.seen: list[tuple[Tensor, Tensor]] = []
         self.shapes: set[tuple[int, ...]] = set()
         for sigma in HOMEWORK_SIGMAS:
             self.c[str(int(sigma))] = nn.Parameter(torch.tensor(start / (1 + sigma**2)))
@@ -159,7 +160,7 @@ def check_score_training(
     for start in (2.0, 0.5):
         network = _Levels(start)
         run(network, points, 120, torch.Generator().manual_seed(seed + 1))
-        _judge_levels(network, want["batch_size"], 120)
+        _judge_levels(network, int(want["batch_size"]), 120)
         for name, weight in network.c.items():
             best = 1 / (1 + float(name) ** 2)
             way = (float(weight.detach()) / best - 1) / (start - 1)

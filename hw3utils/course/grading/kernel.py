@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import AuthenticationError
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 from nbclient import NotebookClient
@@ -138,7 +138,7 @@ class Judge:
         self.folder, self.environment, self.package_changed = folder, environment, package_changed
         # By a pipe: the seed is not in the list of processes.
         self.first_order = {"notebooks": [str(path) for path in notebooks], "seed": seed}
-        self.process: subprocess.Popen | None = None
+        self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start the process if it is not running. A submission of another grading may kill it meanwhile: try again."""
@@ -171,11 +171,9 @@ class Judge:
     def stop(self) -> None:
         """End the process."""
         if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            for pipe in (self.process.stdin, self.process.stdout):
-                with contextlib.suppress(OSError):  # what was not written is lost
-                    pipe.close()
+            # Leaving it closes the pipes, and waits. What was not written is lost.
+            with contextlib.suppress(OSError), self.process:
+                self.process.kill()
             self.process = None
 
     def decide(self, order: dict[str, Any], serve: Callable[[str, str], None]) -> tuple[CellState, str]:
@@ -206,15 +204,24 @@ class Judge:
             self.stop()
             raise
 
+    def _running(self) -> tuple[subprocess.Popen[bytes], IO[bytes], IO[bytes]]:
+        """The process, its input and its output."""
+        process = self.process
+        if process is None or process.stdin is None or process.stdout is None:
+            raise ValueError("the judge is not running")
+        return process, process.stdin, process.stdout
+
     def _write(self, order: Mapping[str, Any]) -> None:
-        self.process.stdin.write(json.dumps(order).encode() + b"\n")
-        self.process.stdin.flush()
+        _, stdin, _ = self._running()
+        stdin.write(json.dumps(order).encode() + b"\n")
+        stdin.flush()
 
     def _read(self, seconds: float) -> dict[str, Any]:
-        timer = threading.Timer(seconds, self.process.kill)
+        process, _, stdout = self._running()
+        timer = threading.Timer(seconds, process.kill)
         timer.start()
         try:
-            return json.loads(self.process.stdout.readline())
+            return json.loads(stdout.readline())
         finally:
             timer.cancel()
 
@@ -240,7 +247,7 @@ class KernelCrashed(Exception):
 class _Client(NotebookClient):
     """nbclient's, which keeps the first outputs of a cell and its error, and joins prints to one stream."""
 
-    size = 0
+    size: float = 0
 
     def output(self, outs: list[NotebookNode], msg: dict[str, Any], *where: Any) -> NotebookNode | None:
         """Keep an output, unless there is too much before it."""
@@ -267,21 +274,25 @@ class Kernel:
         self.config = config
         if config.cancel.cancelled:
             raise KeyboardInterrupt
-        options = {"timeout": None, "allow_errors": True, "interrupt_on_timeout": False, "iopub_timeout": 10}
         self.client = _Client(
             new_notebook(cells=[new_code_cell()]),
             kernel_name="python3",
             extra_arguments=["--IPKernelApp.log_level=50"],
             store_widget_state=False,
-            **options,
+            timeout=None,
+            allow_errors=True,
+            interrupt_on_timeout=False,
+            iopub_timeout=10,
         )
         self.client.km = self.client.create_kernel_manager()
         self.client.km.connection_file = str(config.folder / ".kernel.json")
         self.token = secrets.token_hex(16)
         if config.sandbox:
             self.client.km.transport = "ipc"
+            spec = self.client.km.kernel_spec
+            assert spec is not None
             # Jupyter replaces the word "python" by its own Python only where it comes first.
-            self.client.km.kernel_spec.argv = [*config.sandbox, sys.executable, *self.client.km.kernel_spec.argv[1:]]
+            spec.argv = [*config.sandbox, sys.executable, *spec.argv[1:]]
         environment = dict(config.environment) | {TOKEN_VARIABLE: self.token}
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         self.client.start_new_kernel(cwd=str(config.folder), env=environment, **quiet)
@@ -314,8 +325,10 @@ class Kernel:
         return cell.outputs
 
     def _process(self) -> psutil.Process | None:
-        with contextlib.suppress(psutil.Error, AttributeError, TypeError):
-            return psutil.Process(self.client.km.provisioner.pid)
+        pid = getattr(getattr(self.client.km, "provisioner", None), "pid", None)
+        with contextlib.suppress(psutil.Error):
+            # Without a number psutil would give the process that runs this.
+            return None if pid is None else psutil.Process(pid)
         return None
 
     def kill(self) -> None:

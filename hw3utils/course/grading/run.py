@@ -184,14 +184,16 @@ class _Runner:
         """Run cells again that lacked a name that is defined below them, then the failed checks that depend on it."""
         remaining = list(self._remaining())
         failed = [
-            (n, step) for n, step in remaining if step.check and self.results[step.check].state == CellState.FAILED
+            (n, step, step.check)
+            for n, step in remaining
+            if step.check and self.results[step.check].state == CellState.FAILED
         ]
         if not failed:
             return
         again = {
-            step.check
-            for n, step in failed
-            if self.results[step.check].message.startswith("NameError")
+            check
+            for n, step, check in failed
+            if self.results[check].message.startswith("NameError")
             or any(other.names & step.names for m, other in remaining if m > n and not other.check)
         }
         for _, step in remaining:
@@ -199,10 +201,10 @@ class _Runner:
                 outputs = kernel.run(step.source, self.config.seconds)
                 if not any(output.output_type == "error" for output in outputs):
                     self.notebook.cells[step.cell].outputs = outputs
-                    again |= {check.check for _, check in failed if check.names & step.names}
-        for _, step in failed:
-            if step.check in again:
-                self._retry(kernel, step.check)
+                    again |= {check for _, other, check in failed if other.names & step.names}
+        for _, _, check in failed:
+            if check in again:
+                self._retry(kernel, check)
 
     def _retry(self, kernel: Kernel, check: str) -> None:
         """Run a failed check again; only a better result counts."""

@@ -7,7 +7,7 @@ import re
 import stat
 import zipfile
 import zlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -154,7 +154,8 @@ def _sort(tree: _Tree, root: Path, homework: Homework) -> Submission:
     found = Submission(root, left_out=dict(tree.left_out), manifest=next(iter(tree.manifests), None))
     taken = set()
     for known, names in candidates.items():
-        best = max(names, key=lambda name, known=known: _rank(name, tree.files[name], known, homework))
+        ranks = {name: _rank(name, tree.files[name], known, homework) for name in names}
+        best = max(ranks, key=ranks.__getitem__)
         found.notebooks[known if known in homework else PurePosixPath(known).name] = tree.files[best]
         taken |= set(names)
         reason = f"{PurePosixPath(best).name} is a fuller or newer copy of {known}"
@@ -306,7 +307,7 @@ def _unpack(archive: Path, folder: Path) -> dict[str, str]:
     return links
 
 
-def _set_time(path: Path, date: Iterable[int]) -> None:
+def _set_time(path: Path, date: tuple[int, int, int, int, int, int]) -> None:
     """Give an unpacked file the time in its archive; 1970 if there is none."""
     try:
         time = datetime(*date)

@@ -115,7 +115,8 @@ def _merge(cell: int, source: str, statements: Sequence[Statement]) -> Statement
         return frozenset().union(*(getattr(statement, name) for statement in statements))
 
     binds = joined("binds")
-    used, bound = set(), set()
+    used: set[str] = set()
+    bound: set[str] = set()
     for statement in statements:
         # Names in a function are looked up when it is called, after the cell has run.
         used |= statement.uses - (binds if statement.source.startswith(("def ", "class ", "@")) else bound)
@@ -186,11 +187,11 @@ def _globals_in_functions(table: symtable.SymbolTable) -> Iterator[symtable.Symb
         yield from _globals_in_functions(child)
 
 
-def _root(node: ast.expr) -> str | None:
-    """The name at the root of x[0].a, "x"."""
+def _root(node: ast.expr) -> set[str]:
+    """The name at the root of x[0].a, {"x"}; empty without one."""
     while isinstance(node, ast.Subscript | ast.Attribute):
         node = node.value
-    return node.id if isinstance(node, ast.Name) else None
+    return {node.id} if isinstance(node, ast.Name) else set()
 
 
 def _changed_in_place(statement: ast.stmt) -> set[str]:
@@ -198,13 +199,13 @@ def _changed_in_place(statement: ast.stmt) -> set[str]:
     found = set()
     for node in ast.walk(statement):
         if isinstance(node, ast.Subscript | ast.Attribute) and isinstance(node.ctx, ast.Store):
-            found.add(_root(node.value))
+            found |= _root(node.value)
         elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
             function = node.value.func
             if isinstance(function, ast.Attribute) and (node is statement or function.attr in _MUTATORS):
-                found.add(_root(function.value))
+                found |= _root(function.value)
     # The claims that `report` collects decide no check.
-    return found - {None, "report"}
+    return found - {"report"}
 
 
 def _configured(statement: ast.stmt) -> set[str]:
@@ -213,7 +214,7 @@ def _configured(statement: ast.stmt) -> set[str]:
         statement.value.func if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call) else None
     )
     if isinstance(function, ast.Attribute) and _CONFIGURES.match(function.attr):
-        return {_root(function.value)} - {None}
+        return _root(function.value)
     return set()
 
 

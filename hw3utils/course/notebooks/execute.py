@@ -121,7 +121,8 @@ def on_interrupt(stop: Callable[[], object]) -> None:
 
     def handler() -> None:
         stop()
-        task.cancel()
+        if task is not None:
+            task.cancel()
 
     with contextlib.suppress(RuntimeError):  # not the main thread, or Windows
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, handler)
@@ -261,8 +262,8 @@ def run_notebooks(
                     _print_outcome(outcomes[-1])
             except KeyboardInterrupt:
                 pool.shutdown(wait=False, cancel_futures=True)
-                for worker in multiprocessing.active_children():
-                    os.kill(worker.pid, signal.SIGINT)
+                for pid in [worker.pid for worker in multiprocessing.active_children() if worker.pid]:
+                    os.kill(pid, signal.SIGINT)
                 raise
         outcomes.sort(key=lambda outcome: outcome.notebook)
     _write_index(outcomes, out)
@@ -325,17 +326,20 @@ def _write_index(outcomes: Sequence[Outcome], out: Path) -> None:
         if k + 1 < len(outcomes):
             links.append(f'<a href="{outcomes[k + 1].notebook}.html">next</a>')
         bar = f'<nav style="text-align:center;padding:6px;font-family:sans-serif">{" &middot; ".join(links)}</nav>'
-        page = out / f"{outcome.notebook}.html"
-        text = page.read_text(encoding="utf-8")
-        text = re.sub(r"(<body[^>]*>)", lambda found, bar=bar: found[1] + bar, text, count=1)
-        text = text.replace("</body>", f"{bar}</body>")
-        write_atomically(page, lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))
+        _add_bar(out / f"{outcome.notebook}.html", bar)
     book = (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>hw3utils: the notebooks</title>'
         "<style>body{font-family:sans-serif;max-width:46em;margin:2em auto;line-height:1.5}li{margin:.8em 0}</style>"
         f"</head><body><h1>Diffusion and score-based models</h1><ol>{''.join(rows)}</ol></body></html>\n"
     )
     write_atomically(out / "index.html", lambda temporary: temporary.write_text(book, encoding="utf-8"))
+
+
+def _add_bar(page: Path, bar: str) -> None:
+    """Write links at the top and at the bottom of a page."""
+    text = re.sub(r"<body[^>]*>", lambda found: found[0] + bar, page.read_text(encoding="utf-8"), count=1)
+    text = text.replace("</body>", f"{bar}</body>")
+    write_atomically(page, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _title(path: Path) -> str:

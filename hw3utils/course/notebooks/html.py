@@ -118,7 +118,7 @@ class Page(HTMLExporter):
         super()._init_preprocessors()
         self.register_preprocessor(_outputs, enabled=True)
 
-    def from_notebook_node(
+    def from_notebook_node(  # type: ignore[override]  # as in nbconvert: its base class returns a notebook
         self, nb: NotebookNode, resources: dict[str, Any] | None = None, **options: Any
     ) -> tuple[str, dict[str, Any]]:
         """The page of a notebook, and nbconvert's resources."""

@@ -37,7 +37,8 @@ def embed(cell: NotebookNode, beside: Collection[Path]) -> list[str]:
     Returns:
         The names of the missing pictures.
     """
-    attached, kept, missing = dict(cell.get("attachments", {})), {}, []
+    attached, missing = dict(cell.get("attachments", {})), []
+    kept: dict[str, dict[str, str]] = {}
     files = {path.name: path for path in beside}
 
     def replace(found: re.Match[str]) -> str:

@@ -22,8 +22,10 @@ _REWRITTEN = (
 )
 # Sized brackets and double bars become growing pairs, so that an exponent belongs to the pair.
 _PAIRS = (
-    (re.compile(r"(?:\\[bB]igg?l?\s*)?\\lVert(?![a-zA-Z])|\\[bB]igg?l?\s*(?=[(\[]|\\\{|\\langle)"), r"\\left"),
-    (re.compile(r"(?:\\[bB]igg?r?\s*)?\\rVert(?![a-zA-Z])|\\[bB]igg?r?\s*(?=[)\]]|\\\}|\\rangle)"), r"\\right"),
+    (re.compile(r"(?:\\[bB]igg?l?\s*)?\\lVert(?![a-zA-Z])"), r"\\left\\|"),
+    (re.compile(r"\\[bB]igg?l?\s*(?=[(\[]|\\\{|\\langle)"), r"\\left"),
+    (re.compile(r"(?:\\[bB]igg?r?\s*)?\\rVert(?![a-zA-Z])"), r"\\right\\|"),
+    (re.compile(r"\\[bB]igg?r?\s*(?=[)\]]|\\\}|\\rangle)"), r"\\right"),
 )
 _NAMED = {name[1:] for name in FUNCTIONS}
 _FUNCTION = "hw3-function"
@@ -91,7 +93,7 @@ def _mathml(tex: str, display: bool) -> str:
 def _paired(tex: str) -> str:
     r"""TeX with \left and \right in place of brackets of a given size and of double bars."""
     for pattern, side in _PAIRS:
-        tex = pattern.sub(lambda found, side=side: side[1:] + (r"\|" if "Vert" in found[0] else ""), tex)
+        tex = pattern.sub(side, tex)
     return tex
 
 
@@ -102,8 +104,8 @@ def _to_core(element: Element) -> None:
         element.text = "".join(_styled(letter, _STYLES[style]) for letter in element.text)
     elif style == "normal":
         element.set("mathvariant", "normal")
-    if element.get("width") in _SPACES:
-        element.set("width", _SPACES[element.get("width")])
+    if (width := element.get("width")) in _SPACES:
+        element.set("width", _SPACES[width])
     if "columnalign" in element.attrib:
         side = element.attrib.pop("columnalign")
         element.set("style", f"text-align:{side};text-align:-webkit-{side};padding-{side}:0")

@@ -3,9 +3,10 @@
 Loaded by `-p` in .pytest.ini; a conftest.py would not be read when only notebooks/ is tested.
 """
 
-import importlib.util
 import os
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from hw3utils.course.profiles import PROFILE_VARIABLE
@@ -22,8 +23,7 @@ def pytest_configure(config: Any) -> None:
     folder = config.rootpath / "tests" / "offline"
     if folder.is_dir():
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
-        spec = importlib.util.spec_from_file_location("hw3_offline", folder / "sitecustomize.py")
-        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+        SourceFileLoader("hw3_offline", str(folder / "sitecustomize.py")).exec_module(ModuleType("hw3_offline"))
 
 
 # `pytest -m quick`: the mathematics, for every save. Nothing else is collected then, since importing it takes longer.

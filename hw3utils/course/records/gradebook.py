@@ -6,6 +6,7 @@ time updates the gradebook.
 
 import contextlib
 import csv
+import functools
 import hashlib
 import io
 import secrets
@@ -216,7 +217,7 @@ def make_pages(course: Course, student: str) -> None:
     """Make a student's pages with points and comments, and copy them to the report."""
     course.feedback(student)
     for page in course.folder("feedback", student).glob("*.html"):
-        write_atomically(course.root / student / page.name, lambda to, page=page: shutil.copyfile(page, to))
+        write_atomically(course.root / student / page.name, functools.partial(shutil.copyfile, page))
     write_json(course.root / student / _SHOWN, {"marks": _marks(course, student)})
 
 

@@ -230,17 +230,17 @@ def _write(out: Path, marks: Sequence[Marks]) -> None:
     # These systems read an empty number as the student of the row before, and an empty mark as "no grade".
     left_out = set(not_exported(marks))
     final = [mine for mine in marks if mine.student not in left_out]
-    total = {mine.student: gradebook.number_text(mine.total()) for mine in final}
+    totals = {mine.student: gradebook.number_text(mine.total()) for mine in final}
     gradebook.write_table(
         out / "moodle.csv",
         [["ID number", TITLE, f"{TITLE} (feedback)"]]
-        + [[mine.student_number, total[mine.student], _comments(mine)] for mine in final],
+        + [[mine.student_number, totals[mine.student], _comments(mine)] for mine in final],
     )
     gradebook.write_table(
         out / "canvas.csv",
         [["Student", "ID", "SIS User ID", "SIS Login ID", "Section", TITLE]]
         + [["    Points Possible", "", "", "", "", f"{POSSIBLE:g}"]]
-        + [[mine.student, "", mine.student_number, "", "", total[mine.student]] for mine in final],
+        + [[mine.student, "", mine.student_number, "", "", totals[mine.student]] for mine in final],
     )
 
 

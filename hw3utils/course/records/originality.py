@@ -70,7 +70,7 @@ def _trees(notebook: NotebookNode) -> list[ast.Module]:
 
 def _imports(trees: Iterable[ast.Module]) -> dict[str, str]:
     """The names that a notebook imports from the package -> their full names."""
-    found = {}
+    found: dict[str, str] = {}
     for node in itertools.chain.from_iterable(map(ast.walk, trees)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "hw3utils":
             found |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}

@@ -105,7 +105,7 @@ def _run_checks(
     for name, numbers in needed.items():
         # Other checks do not count, even if this one uses a name of theirs.
         used = [n for n in sorted(numbers) if names[n] == name or names[n] not in checks]
-        stubs = [stub for n in used if names[n] for stub in _unwritten(statements[n].source, names[n])]
+        stubs = [stub for n in used if (own_name := names[n]) for stub in _unwritten(statements[n].source, own_name)]
         if name in checks:
             # A cell may have functions that this check does not use.
             called = frozenset().union(*(statements[n].uses for n in used))
@@ -136,9 +136,9 @@ def _ungraded(statements: Sequence[Statement], names: Sequence[str | None], item
 def _needed(statements: Sequence[Statement], names: Sequence[str | None], goals: Sequence[int]) -> set[int]:
     """The dependencies of some statements, and solutions of the item that define no name: stubs, invalid Python."""
     needed = set().union(*(required_statements(statements, goal) for goal in goals))
-    items = {item_of(names[goal]) for goal in goals if names[goal]}
+    items = {item_of(name) for goal in goals if (name := names[goal])}
     return needed | {
-        n for n in range(max(goals)) if names[n] and item_of(names[n]) in items and not statements[n].binds
+        n for n in range(max(goals)) if (name := names[n]) and item_of(name) in items and not statements[n].binds
     }
 
 

@@ -108,8 +108,8 @@ class JudgeConnection(Connection):
             weights = {name: self._copy(parameter) for name, parameter in value.named_parameters()}
             return {"refer": "network", "number": number, "weights": weights}
         if isinstance(value, torch.optim.Optimizer):
-            weights = [list(self._owner(p)) for group in value.param_groups for p in group["params"]]
-            named = {"name": type(value).__name__, "weights": weights, "settings": {"lr": value.defaults["lr"]}}
+            owners = [list(self._owner(p)) for group in value.param_groups for p in group["params"]]
+            named = {"name": type(value).__name__, "weights": owners, "settings": {"lr": value.defaults["lr"]}}
             return {"refer": "optimizer", "number": number} | named
         return {"refer": "function", "number": number} if callable(value) else None
 

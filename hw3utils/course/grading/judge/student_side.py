@@ -130,7 +130,7 @@ class _RemoteFunction:
 class _RemoteNetwork(nn.Module):
     """A network of the judge: its weights are here and can be trained, its forward pass runs in the judge."""
 
-    def __init__(self, connection: StudentConnection, number: int, weights: dict[str, Tensor] | None) -> None:
+    def __init__(self, connection: StudentConnection, number: int, weights: dict[str, Tensor]) -> None:
         super().__init__()
         self.connection, self.number = connection, number
         self.names = {name: f"weight_{n}" for n, name in enumerate(weights)}
@@ -147,7 +147,7 @@ class _RemoteNetwork(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         small = sum(parameter.numel() for parameter in self.parameters()) < 100_000
-        weights = {name: self.weight(name) for name in self.names} if small else {}
+        weights: dict[str, Tensor] = {name: self.weight(name) for name in self.names} if small else {}
         return _compute(self.connection, self.number, args, kwargs, weights)
 
 
