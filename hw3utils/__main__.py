@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+import hw3utils.course.notebooks  # noqa: F401 (before nbformat: see there)
 from hw3utils import __version__
 from hw3utils.commands import Parser, bench, check, data, fid, grade, marks, release, run, sample, submit, train
 from hw3utils.progress import Terminal, close_bars, printable

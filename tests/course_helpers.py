@@ -1,6 +1,7 @@
 """Helpers of the tests of the course: marks of nbgrader, a small homework, submissions of it."""
 
 import contextlib
+import functools
 
 import nbformat
 import pytest
@@ -8,6 +9,12 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from hw3utils.course.grading import session
 from hw3utils.course.release import release
+
+with contextlib.suppress(ModuleNotFoundError):
+    import nbgrader.api
+
+    # nbgrader starts a process for it with every new gradebook, which takes two seconds; it does not change.
+    nbgrader.api.get_alembic_version = functools.cache(nbgrader.api.get_alembic_version)
 
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 CHECK = {"grade": True, "locked": True, "points": 2}
