@@ -1,4 +1,4 @@
-"""`hw3 check` and `hw3 grade` say the same of an exercise of the homework; test_class.py has small ones of every kind."""
+"""`hw3 check` and `hw3 grade` say the same of an exercise of the homework; test_class.py has small ones."""
 
 import nbformat
 import pytest
