@@ -26,7 +26,7 @@ NOISY = """def noisy(x0, t, eps, schedule):
     bar = schedule.alpha_bar[t].to(x0.dtype).view(-1, *[1] * (x0.ndim - 1))
     return bar.sqrt() * x0 + (1 - bar).sqrt() * eps
     ### END SOLUTION"""
-NOISY_CHECK = "report.check('Q1.P7', 'error', checks.check_perturb_input(noisy), below=1e-5, fresh=True)"
+NOISY_CHECK = "report.check('Q1.P2', 'error', checks.check_perturb_input(noisy), below=1e-5, fresh=True)"
 POINTS = EXERCISES + 1
 RIGHT = "def {f}(x):\n    return 2 * x"
 SCALED = "def {f}(x):\n    return {f}_factor[0] * x"
