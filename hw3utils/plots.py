@@ -449,7 +449,7 @@ def plain_ticks(ax: Axes, *, x: Sequence[float] = (), y: Sequence[float] = ()) -
 
 def unet_diagram(ax: Axes) -> Axes:
     """Draw the UNet of the sprites with the shapes of its levels, its skip connections and its embeddings."""
-    arrow = {"arrowstyle": "-|>", "shrinkA": 30, "shrinkB": 30, "lw": 1.2}
+    arrow = {"arrowstyle": "-|>", "lw": 1.2}
     box = {"boxstyle": "round,pad=0.35", "fc": "white", "ec": "black"}
     places = {
         "$x_t$\n3 x 16 x 16": (-2.2, 0),
@@ -460,10 +460,10 @@ def unet_diagram(ax: Axes) -> Axes:
         "32 x 16 x 16\n2 blocks, attention": (7.2, 0),
         r"$f_\theta$" + "\n3 x 16 x 16": (9.8, 0),
     }
-    for label, (x, y) in places.items():
-        ax.text(x, y, label, ha="center", va="center", fontsize=10, bbox=box)
-    for start, end in itertools.pairwise(places.values()):
-        ax.annotate("", end, start, arrowprops=arrow)
+    texts = [ax.text(*xy, label, ha="center", va="center", fontsize=10, bbox=box) for label, xy in places.items()]
+    for start, end in itertools.pairwise(texts):
+        ends = {"patchA": start.get_bbox_patch(), "patchB": end.get_bbox_patch()}  # an arrow begins and ends at a box
+        ax.annotate("", end.get_position(), start.get_position(), arrowprops=arrow | ends)
     for start, end in (((0.9, 0), (5.8, 0)), ((2.3, -1), (4.8, -1))):
         ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "ls": "--"})
     ax.text(3.5, 0.12, "skip connections (added)", ha="center", fontsize=9)

@@ -31,7 +31,7 @@ from hw3utils.sprites import load_sprites
 NAMES = [path.stem for path in find_notebooks()]
 # Limits that an experiment of a few steps, or a network without training, misses.
 OF_TRAINING = (
-    "loss of the last 50 steps", "shipped weights", "smallest distance to a training picture", "w = 3: fraction",
+    "loss of the last 50 steps", "smallest distance to a training picture", "w = 3: fraction",
     "held-out sprites to noise and back", "difference of two halves", "10 steps: FID", "last 1000 losses",
     "relative error of the learned", "learned score", "error of a single step", "worst of 1001 terms",
 )  # fmt: skip

@@ -124,13 +124,14 @@ def time_samplers(
 
 
 def timing_table(timings: list[Timing]) -> str:
-    """Timings as a plain table; the ratio is to the first row."""
+    """Timings as a plain table; the ratio is to the first row, and one run has no spread."""
     width = max(len("sampler"), *(len(timing.name) for timing in timings))
     lines = [f"{'sampler':{width}}  {'NFE':>5}  {'median s':>9}  {'spread s':>9}  {'runs':>4}  {'ratio':>7}"]
     for timing in timings:
         ratio = timings[0].median / timing.median
+        spread = f"{timing.spread:.3f}" if len(timing.seconds) > 1 else "-"
         lines.append(
-            f"{timing.name:{width}}  {timing.nfe:5}  {timing.median:9.3f}  {timing.spread:9.3f}  "
+            f"{timing.name:{width}}  {timing.nfe:5}  {timing.median:9.3f}  {spread:>9}  "
             f"{len(timing.seconds):4}  {ratio:6.1f}x"
         )
     return "\n".join(lines)

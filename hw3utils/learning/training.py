@@ -41,7 +41,7 @@ class TrainConfig:
         batch_size: samples a step, over all processes together.
         lr: Adam's learning rate.
         lr_decay: let the learning rate fall to zero along half a cosine (False: constant, as the homework has it).
-        ema_decay: upper limit of the average's decay; at step n it is min(ema_decay, (1 + n) / (10 + n)), 0 is no EMA.
+        ema_decay: upper bound on the average's decay; at step n it is min(ema_decay, (1 + n) / (10 + n)), 0 is no EMA.
         seed: decides the order of the data and every draw.
         precision: "fp32", or "bf16" for autocast (weights, optimizer and EMA stay fp32).
         checkpoint_every: steps between checkpoints.
