@@ -461,9 +461,9 @@ def unet_diagram(ax: Axes) -> Axes:
         r"$f_\theta$" + "\n3 x 16 x 16": (9.8, 0),
     }
     texts = [ax.text(*xy, label, ha="center", va="center", fontsize=10, bbox=box) for label, xy in places.items()]
-    for start, end in itertools.pairwise(texts):
-        ends = {"patchA": start.get_bbox_patch(), "patchB": end.get_bbox_patch()}  # an arrow begins and ends at a box
-        ax.annotate("", end.get_position(), start.get_position(), arrowprops=arrow | ends)
+    for (first, tail), (second, head) in itertools.pairwise(zip(texts, places.values(), strict=True)):
+        ends = {"patchA": first.get_bbox_patch(), "patchB": second.get_bbox_patch()}  # from box to box
+        ax.annotate("", head, tail, arrowprops=arrow | ends)
     for start, end in (((0.9, 0), (5.8, 0)), ((2.3, -1), (4.8, -1))):
         ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "ls": "--"})
     ax.text(3.5, 0.12, "skip connections (added)", ha="center", fontsize=9)

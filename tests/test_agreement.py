@@ -33,7 +33,7 @@ def test_swapped_etas_lose_their_points_in_both(tmp_path):
         nbformat.write(notebook, tmp_path / "ann" / edition.name)
         [result] = session.grade([tmp_path / "ann"], tmp_path / "out", timeout=300, seed=3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(check, "editions", dict)
+        patch.setattr(check, "find_notebooks", lambda names=(): [])
         parts = check.check_notebook(tmp_path / "ann" / edition.name, timeout=300)
     graded = {cell.cell: cell.message for cell in result.cells if cell.state == CellState.FAILED}
     checked = {part.cell: part.message for part in parts if part.state == CellState.FAILED}

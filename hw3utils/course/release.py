@@ -17,7 +17,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 from PIL import Image
 
-from hw3utils.course.assignment import ITEMS, STUDENT_FILE
+from hw3utils.course.assignment import EDITION, ITEMS, STUDENT_FILE
 from hw3utils.course.notebooks.cells import (
     EXPECTED_PICTURE,
     Course,
@@ -65,7 +65,8 @@ say *Your answer here.* Locked cells are restored before grading: write below th
 | 07 one process (optional) | 4 hours |
 
 `hw3 check` runs all checks of the notebooks in this folder in a minute or two, without the experiments, and lists what
-is done, missing or failed. Grading runs the same checks on other random input.
+is done, missing or failed. Grading runs the same checks on other random input. The hidden folder `.edition` has the
+notebooks as you got them: `hw3 check` compares yours with them, and you can copy a damaged cell from there.
 
 ## Hand in
 
@@ -109,7 +110,7 @@ def release(
     need_nbgrader()
     paths = find_notebooks(names)
     wheel = _wheel_name()
-    known = {path.name for path in find_notebooks()} | {STUDENT_FILE, README, REQUIREMENTS, wheel}
+    known = {path.name for path in find_notebooks()} | {STUDENT_FILE, README, REQUIREMENTS, EDITION, wheel}
     if out.exists():
         foreign = sorted(path.name for path in out.iterdir() if path.name not in known) if out.is_dir() else [out.name]
         if foreign:
@@ -126,6 +127,8 @@ def release(
                 _fold_answers(notebook, read_notebook(path))
             text = nbformat.writes(notebook) + "\n"
             written.append(_write(out / path.name, text))
+            # `hw3 check` compares with it, as grading does.
+            _write(out / EDITION / path.name, text)
     number = NOTEBOOKS / STUDENT_FILE
     write_atomically(out / STUDENT_FILE, lambda to: shutil.copyfile(number, to))
     points = sum(item.points for item in ITEMS.values())

@@ -33,14 +33,14 @@ MAX_CELL_OUTPUT = 5_000_000
 _OUTPUT_CUT = "\n(left out: the rest of this cell's output, which is too long)\n"
 # Set in the environment of a kernel and inherited by what it starts: everything with it is killed in the end.
 TOKEN_VARIABLE = "HW3_SESSION"
-# Runs first in a kernel. Magics, `quit()` and a closed stdout cost only the cell that uses them; prints beyond the
-# limit stay in the process; orphans become children of the kernel, so that they are found in the end.
+# Runs first in a kernel. Magics, `quit()`, a closed stdout and replaced builtins cost only the cell that uses them;
+# prints beyond the limit stay in the process; orphans become children of the kernel, so that they are found in the end.
 _KERNEL_SETUP = """
 def _hw3_setup():
-    import ctypes, sys
+    import builtins, ctypes, sys
 
     import hw3utils.course.grading.judge.student_side
-    shell, left = get_ipython(), [0]
+    shell, left, own = get_ipython(), [0], dict(vars(builtins))
     streams = sys.stdout, sys.stderr
 
     def leave(*args, **options):
@@ -51,6 +51,7 @@ def _hw3_setup():
 
     def restore(info=None):
         sys.stdout, sys.stderr = streams
+        vars(builtins).update(own)
         shell.user_ns.update(quit=leave, exit=leave)
 
     def before_cell(info=None):

@@ -5,6 +5,7 @@ check runs in the student's process.
 """
 
 import ast
+import contextlib
 import os
 import shutil
 import tempfile
@@ -14,7 +15,7 @@ from typing import Any
 
 from nbformat import NotebookNode
 
-from hw3utils.course.assignment import ITEMS, STUDENT_VARIABLE, CellState, GradedCell
+from hw3utils.course.assignment import EDITION, ITEMS, STUDENT_VARIABLE, CellState, GradedCell
 from hw3utils.course.grading.submission import shadowed_module, sort_files
 from hw3utils.course.notebooks.cells import ANSWER, STUB_LINE, checked_cells, item_of, marked_cells, syntax_tree
 from hw3utils.course.notebooks.dependencies import Statement, replaced_stubs, required_statements, statements_of
@@ -29,12 +30,13 @@ _TIMEOUT = "CellTimeoutError"
 Error = tuple[str, str] | None
 
 
-def editions() -> dict[str, Path]:
-    """The homework's own notebooks by file name; empty if the package is installed without them."""
-    try:
-        return {path.name: path for path in find_notebooks()}
-    except ValueError:
-        return {}
+def as_released(path: Path) -> Path | None:
+    """A student's notebook as it was handed out: the homework's own, else the copy that `hw3 release` put beside it."""
+    beside = path.resolve().parent / EDITION / path.name
+    with contextlib.suppress(ValueError):  # the package is installed without notebooks
+        if own := [known for known in find_notebooks() if known.name == path.name]:
+            return own[0]
+    return beside if beside.is_file() else None
 
 
 def check_notebook(path: Path, *, timeout: int = 120) -> list[GradedCell]:
@@ -56,7 +58,7 @@ def check_notebook(path: Path, *, timeout: int = 120) -> list[GradedCell]:
     """
     if not path.is_file():
         raise ValueError(f"there is no notebook {path}; check the path.")
-    original = editions().get(path.name)
+    original = as_released(path)
     try:
         notebook = read_leniently(path)
     except ValueError as error:

@@ -14,7 +14,15 @@ import nbformat
 from nbformat import NotebookNode
 
 from hw3utils import __version__
-from hw3utils.course.assignment import NOTEBOOK_FILES, STUDENT_FILE, CellState, GradedCell, is_homework, number_in
+from hw3utils.course.assignment import (
+    EDITION,
+    NOTEBOOK_FILES,
+    STUDENT_FILE,
+    CellState,
+    GradedCell,
+    is_homework,
+    number_in,
+)
 from hw3utils.course.grading.submission import MANIFEST, MAX_FILE, sort_files
 from hw3utils.course.notebooks.cells import grade_id, graded_cells
 from hw3utils.course.notebooks.execute import NOTEBOOKS, find_notebooks, read_notebook
@@ -112,6 +120,8 @@ def _collect(folder: Path, out: Path, result: PackedHomework) -> None:
             )
     released = [path for path in files if path.name == "requirements.txt" or path.suffix == ".whl"]
     result.left_out |= {path.name: RELEASED for path in released}
+    if f"{EDITION}/" in result.left_out:
+        result.left_out[f"{EDITION}/"] = RELEASED
     result.files = [path.name for path in files if path.resolve() != out.resolve() and path not in released]
     if out.resolve() in [path.resolve() for path in files]:
         result.left_out[out.name] = "it is made anew"
