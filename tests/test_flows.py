@@ -21,6 +21,7 @@ from hw3utils.flows import (
     sde_steps,
     vp_sde,
 )
+from hw3utils.learning.training import seeded
 from hw3utils.losses import gaussian_projection
 from hw3utils.mixtures import GaussianMixture
 from hw3utils.samplers import sample_ddim, sample_ddpm
@@ -387,6 +388,26 @@ def test_loss_less_its_least_value_is_the_distance_to_the_velocity():
     x = (1 - s[:, None]) * x0 + s[:, None] * eps
     distance = (0.3 * x).square().mean(1)
     assert float((gap - distance).mean()) == pytest.approx(0, abs=5 * float((gap - distance).std()) / math.sqrt(n))
+
+
+def test_a_network_trained_with_the_loss_learns_the_velocity():
+    layers = lambda: nn.Sequential(nn.Linear(3, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 2))  # noqa: E731
+    network, draw = seeded(layers, 0), generator()
+    velocity = lambda x, s: network(torch.cat([x, s[:, None]], 1))  # noqa: E731
+    optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
+    rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 800)
+    points = PLANE.sample(200_000, draw)
+    for x0 in points.split(250):
+        s, eps = torch.rand(250, generator=draw), torch.randn(250, 2, generator=draw)
+        optimizer.zero_grad()
+        flow_matching_loss(velocity, x0, s, eps).mean().backward()
+        optimizer.step()
+        rate.step()
+    s, eps = 0.1 + 0.9 * torch.rand(5000, generator=draw), torch.randn(5000, 2, generator=draw)
+    x = (1 - s[:, None]) * points[:5000] + s[:, None] * eps
+    with torch.no_grad():
+        error = (velocity(x, s) - velocity_model(PLANE)(x, s)).norm() / velocity_model(PLANE)(x, s).norm()
+    assert float(error) < 0.3
 
 
 def test_order_of_convergence_of_euler_on_the_straight_path():
