@@ -401,7 +401,7 @@ def graded(request, tmp_path_factory):
                 places[name] = make(folder / f"file-{n}", solved(edition))
         for names, place in places.items():
             if isinstance(names, tuple):
-                shutil.copytree(edition.parent / EDITION, place / EDITION)
+                shutil.copy(edition.parent / EDITION, place / EDITION)
         results = session.grade(list(places.values()), folder / "out", timeout=3, seed=3, jobs=2, sandbox=sandbox)
     return folder / "out", places, dict(zip(places, results, strict=True))
 

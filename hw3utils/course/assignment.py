@@ -77,8 +77,8 @@ NOTEBOOK_FILES = (
 MIMETYPE = "application/vnd.hw3utils.items+json"
 STUDENT_VARIABLE = "HW3_STUDENT"
 STUDENT_FILE = "student_number.txt"
-# In the folder of a student: the notebooks as they were handed out.
-EDITION = ".edition"
+# In the folder of a student: the notebooks as they were handed out, by name.
+EDITION = ".edition.json"
 
 
 class CellState(StrEnum):

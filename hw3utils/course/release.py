@@ -27,7 +27,7 @@ from hw3utils.course.notebooks.cells import (
     program_path,
 )
 from hw3utils.course.notebooks.execute import CONTINUE_TAG, NOTEBOOKS, ROOT, environment, find_notebooks, read_notebook
-from hw3utils.files import check_writable, write_atomically
+from hw3utils.files import check_writable, read_json, write_atomically, write_json
 
 PACKAGE = Path(__file__).resolve().parents[1]
 _IN_WHEEL = (".py", ".json", ".safetensors", ".txt", ".typed")
@@ -65,8 +65,8 @@ say *Your answer here.* Locked cells are restored before grading: write below th
 | 07 one process (optional) | 4 hours |
 
 `hw3 check` runs all checks of the notebooks in this folder in a minute or two, without the experiments, and lists what
-is done, missing or failed. Grading runs the same checks on other random input. The hidden folder `.edition` has the
-notebooks as you got them: `hw3 check` compares yours with them, and you can copy a damaged cell from there.
+is done, missing or failed. Grading runs the same checks on other random input. The hidden file `.edition.json`
+has the notebooks as you got them: `hw3 check` compares yours with them, and repairs damaged cells as grading does.
 
 ## Hand in
 
@@ -117,6 +117,8 @@ def release(
             raise ValueError(f"{out} holds {foreign[0]!r}, which is no part of an edition; choose a new folder.")
     check_writable(out)
     written = []
+    # `hw3 check` compares with it, as grading does.
+    as_released = read_json(out / EDITION) if (out / EDITION).is_file() else {}
     with tempfile.TemporaryDirectory(prefix="hw3-release-") as folder, environment(PATH=program_path()):
         course = Course(Path(folder))
         for path, made in zip(paths, course.generate(paths), strict=True):
@@ -127,8 +129,8 @@ def release(
                 _fold_answers(notebook, read_notebook(path))
             text = nbformat.writes(notebook) + "\n"
             written.append(_write(out / path.name, text))
-            # `hw3 check` compares with it, as grading does.
-            _write(out / EDITION / path.name, text)
+            as_released[path.name] = notebook
+    write_json(out / EDITION, as_released)
     number = NOTEBOOKS / STUDENT_FILE
     write_atomically(out / STUDENT_FILE, lambda to: shutil.copyfile(number, to))
     points = sum(item.points for item in ITEMS.values())

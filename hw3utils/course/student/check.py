@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import nbformat
 from nbformat import NotebookNode
 
 from hw3utils.course.assignment import EDITION, ITEMS, STUDENT_VARIABLE, CellState, GradedCell
@@ -22,6 +23,7 @@ from hw3utils.course.notebooks.dependencies import Statement, replaced_stubs, re
 from hw3utils.course.notebooks.execute import find_notebooks, plain, read_notebook
 from hw3utils.course.notebooks.repair import read_leniently, rebuild
 from hw3utils.course.profiles import current_profile
+from hw3utils.files import read_json
 from hw3utils.progress import progress
 
 DONE, MISSING, FAILED = CellState.DONE, CellState.MISSING, CellState.FAILED
@@ -30,13 +32,14 @@ _TIMEOUT = "CellTimeoutError"
 Error = tuple[str, str] | None
 
 
-def as_released(path: Path) -> Path | None:
+def as_released(path: Path) -> NotebookNode | None:
     """A student's notebook as it was handed out: the homework's own, else the copy that `hw3 release` put beside it."""
-    beside = path.resolve().parent / EDITION / path.name
     with contextlib.suppress(ValueError):  # the package is installed without notebooks
         if own := [known for known in find_notebooks() if known.name == path.name]:
-            return own[0]
-    return beside if beside.is_file() else None
+            return read_notebook(own[0])
+    with contextlib.suppress(ValueError, OSError, AttributeError):  # the copy is missing or damaged
+        return nbformat.from_dict(read_json(path.resolve().parent / EDITION).get(path.name))
+    return None
 
 
 def check_notebook(path: Path, *, timeout: int = 120) -> list[GradedCell]:
@@ -63,10 +66,10 @@ def check_notebook(path: Path, *, timeout: int = 120) -> list[GradedCell]:
         notebook = read_leniently(path)
     except ValueError as error:
         raise ValueError(f"{path} cannot be read as a notebook: {error}.") from None
-    graded = checked_cells(read_notebook(original) if original else notebook)
+    graded = checked_cells(original or notebook)
     if original:
         # As in grading.
-        notebook = rebuild(read_notebook(original), notebook).notebook
+        notebook = rebuild(original, notebook).notebook
     if not graded:
         raise ValueError(f"{path} has no graded cells, expected a notebook of the homework.")
     results = _run_checks(notebook, graded, path, timeout)

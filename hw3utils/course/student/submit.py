@@ -120,8 +120,8 @@ def _collect(folder: Path, out: Path, result: PackedHomework) -> None:
             )
     released = [path for path in files if path.name == "requirements.txt" or path.suffix == ".whl"]
     result.left_out |= {path.name: RELEASED for path in released}
-    if f"{EDITION}/" in result.left_out:
-        result.left_out[f"{EDITION}/"] = RELEASED
+    if EDITION in result.left_out:
+        result.left_out[EDITION] = RELEASED
     result.files = [path.name for path in files if path.resolve() != out.resolve() and path not in released]
     if out.resolve() in [path.resolve() for path in files]:
         result.left_out[out.name] = "it is made anew"
