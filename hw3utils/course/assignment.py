@@ -76,6 +76,8 @@ NOTEBOOK_FILES = (
 # The output of `Report.table`, which `hw3 run` collects.
 MIMETYPE = "application/vnd.hw3utils.items+json"
 STUDENT_VARIABLE = "HW3_STUDENT"
+# Set by `hw3 grade`, which writes it into its report, so that a grade can be repeated.
+SEED_VARIABLE = "HW3_CHECK_SEED"
 STUDENT_FILE = "student_number.txt"
 # In the folder of a student: the notebooks as they were handed out, by name.
 EDITION = ".edition.json"

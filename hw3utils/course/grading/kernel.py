@@ -8,7 +8,7 @@ import secrets
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import AuthenticationError
 from pathlib import Path
@@ -20,8 +20,7 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from hw3utils.course.assignment import STUDENT_VARIABLE, CellState
-from hw3utils.course.checks.building_blocks import SEED_VARIABLE
+from hw3utils.course.assignment import SEED_VARIABLE, STUDENT_VARIABLE, CellState
 from hw3utils.course.grading.judge.connection import connect
 from hw3utils.course.grading.sandbox import LARGEST_FILE, MEMORY, PROCESSES
 from hw3utils.course.notebooks.execute import plain
@@ -39,7 +38,7 @@ _KERNEL_SETUP = """
 def _hw3_setup():
     import builtins, ctypes, sys
 
-    import hw3utils.course.grading.judge.student_side
+    import hw3utils.course.grading.judge.{module}
     shell, left, own = get_ipython(), [0], dict(vars(builtins))
     streams = sys.stdout, sys.stderr
 
@@ -92,6 +91,11 @@ del _hw3_setup
 """
 
 
+def uses_torch(sources: Iterable[str]) -> bool:
+    """Whether source code names torch, or this package, which imports it."""
+    return any("torch" in source or "hw3utils" in source for source in sources)
+
+
 class CancelToken:
     """Kills all students' kernels of a grading, and lets none start."""
 
@@ -116,6 +120,7 @@ class KernelConfig:
         seconds: limit for a cell.
         sandbox: words before its command.
         cancel: kills it when the grading is interrupted.
+        torch: import it before the first cell, so that no cell's limit pays for it.
     """
 
     folder: Path
@@ -123,6 +128,7 @@ class KernelConfig:
     seconds: float
     sandbox: Sequence[str] = field(default_factory=tuple)
     cancel: CancelToken = field(default_factory=CancelToken)
+    torch: bool = True
 
 
 class Judge:
@@ -301,7 +307,8 @@ class Kernel:
         try:
             self.client.start_new_kernel_client()
             limits = {"memory": MEMORY, "file": LARGEST_FILE, "processes": PROCESSES if config.sandbox else 0}
-            self.run(_KERNEL_SETUP.format(output=MAX_CELL_OUTPUT, note=_OUTPUT_CUT, **limits), 300)
+            module = "proxies" if config.torch else "student_side"
+            self.run(_KERNEL_SETUP.format(module=module, output=MAX_CELL_OUTPUT, note=_OUTPUT_CUT, **limits), 300)
         except BaseException:
             self.stop()
             raise

@@ -3,13 +3,13 @@
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from nbformat import NotebookNode
 from nbformat.v4 import new_output
 
 from hw3utils.course.assignment import CellState, GradedCell
-from hw3utils.course.grading.kernel import Kernel, KernelConfig, KernelCrashed
+from hw3utils.course.grading.kernel import Kernel, KernelConfig, KernelCrashed, uses_torch
 from hw3utils.course.notebooks.cells import grade_id, item_of
 from hw3utils.course.notebooks.dependencies import (
     Statement,
@@ -115,8 +115,9 @@ class _Runner:
     def run(self) -> None:
         """Run everything."""
         reached = 0
+        config = replace(self.config, torch=uses_torch(step.source for step in self.steps))
         for _ in range(MAX_RESTARTS):
-            kernel = Kernel(self.config)
+            kernel = Kernel(config)
             try:
                 for n, step in self._remaining():
                     try:

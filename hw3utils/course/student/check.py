@@ -10,13 +10,15 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import nbformat
 from nbformat import NotebookNode
 
 from hw3utils.course.assignment import EDITION, ITEMS, STUDENT_VARIABLE, CellState, GradedCell
+from hw3utils.course.grading.kernel import Kernel, KernelConfig, KernelCrashed, student_environment, uses_torch
+from hw3utils.course.grading.run import MAX_RESTARTS
 from hw3utils.course.grading.submission import shadowed_module, sort_files
 from hw3utils.course.notebooks.cells import ANSWER, STUB_LINE, checked_cells, item_of, marked_cells, syntax_tree
 from hw3utils.course.notebooks.dependencies import Statement, replaced_stubs, required_statements, statements_of
@@ -180,10 +182,6 @@ def _errors_of_cells(sources: Sequence[Sequence[str]], path: Path, timeout: int)
 
     A cell that hangs or ends the process is left out, and all others run again, as in grading.
     """
-    # They import torch.
-    from hw3utils.course.grading.kernel import Kernel, KernelConfig, KernelCrashed, student_environment
-    from hw3utils.course.grading.run import MAX_RESTARTS
-
     errors: dict[int, Error] = {}
     crashed: set[int] = set()
     variables = student_environment(current_profile().name, os.cpu_count() or 1, None)
@@ -193,8 +191,9 @@ def _errors_of_cells(sources: Sequence[Sequence[str]], path: Path, timeout: int)
         progress(None, total=len(sources), desc=path.stem, unit="cell") as bar,
     ):
         _link_files(path, Path(folder))
+        config = KernelConfig(Path(folder), variables, timeout, torch=uses_torch(chain.from_iterable(sources)))
         for _ in range(MAX_RESTARTS if sources else 0):
-            kernel = Kernel(KernelConfig(Path(folder), variables, timeout))
+            kernel = Kernel(config)
             try:
                 for n in (n for n in range(len(sources)) if n not in crashed):
                     errors[n] = _error_of("\n".join(sources[n]), kernel, timeout)
@@ -208,7 +207,7 @@ def _errors_of_cells(sources: Sequence[Sequence[str]], path: Path, timeout: int)
     return [errors.get(n, ("", "it did not run")) for n in range(len(sources))]
 
 
-def _error_of(source: str, kernel: Any, timeout: int) -> Error:
+def _error_of(source: str, kernel: Kernel, timeout: int) -> Error:
     """Run a cell; its error.
 
     Raises:

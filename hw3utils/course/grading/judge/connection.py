@@ -1,6 +1,7 @@
 """Messages between the judge and a student's process: JSON and safetensors over `multiprocessing.connection`.
 
-Only `send_bytes` and `recv_bytes` are used: nothing is ever pickled.
+Only `send_bytes` and `recv_bytes` are used: nothing is ever pickled. torch is imported with the first tensor, so that
+the kernel of a notebook without any starts sooner.
 """
 
 import contextlib
@@ -12,13 +13,12 @@ import time
 from collections.abc import Callable
 from multiprocessing import AuthenticationError, connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import safetensors.torch
-import torch
 from safetensors import SafetensorError
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Bytes of one part of a message.
 MAX_MESSAGE = 256_000_000
@@ -46,6 +46,12 @@ class Opaque:
     """Placeholder for a value that cannot be sent; only the name of its type is."""
 
 
+def is_a(value: Any, module: str, name: str) -> bool:
+    """Whether a value is an instance of a class of a module; the module is not imported for it."""
+    loaded = sys.modules.get(module)
+    return loaded is not None and isinstance(value, getattr(loaded, name))
+
+
 Encode = Callable[[Any], dict[str, Any] | None]
 Decode = Callable[[dict[str, Any], Any], Any]
 
@@ -61,26 +67,27 @@ def pack(value: Any, encode: Encode) -> tuple[bytes, bytes]:
     tensors: dict[str, Tensor] = {}
 
     def node(value: Any) -> Any:
-        value = value.item() if isinstance(value, np.generic) else value
+        value = value.item() if is_a(value, "numpy", "generic") else value
         if value is None or isinstance(value, bool | int | float | str):
             return value
         if isinstance(value, list | tuple | range):
             return {"list": [node(part) for part in value], "tuple": isinstance(value, tuple)}
         if isinstance(value, dict):
             return {"dict": [[node(key), node(part)] for key, part in value.items()]}
-        if isinstance(value, Tensor):
+        if is_a(value, "torch", "Tensor") or (is_a(value, "numpy", "ndarray") and value.dtype != object):
             return tensor_node(value)
-        if isinstance(value, np.ndarray) and value.dtype != object:
-            return tensor_node(torch.as_tensor(np.ascontiguousarray(value)))
         encoded = encode(value)
         if encoded is None:
             return {"opaque": type(value).__name__[:80]}
         return {"refer": encoded["refer"]} | {key: node(part) for key, part in encoded.items() if key != "refer"}
 
-    def tensor_node(value: Tensor) -> dict[str, Any]:
+    def tensor_node(value: Any) -> dict[str, Any]:
+        import torch
+
         # A copy: safetensors wants dense tensors that share no memory. It has no complex128.
         try:
-            flat = torch.empty(value.shape, dtype=value.dtype).copy_(value.detach().as_subclass(Tensor))
+            value = value if isinstance(value, torch.Tensor) else torch.as_tensor(value.copy(order="C"))
+            flat = torch.empty(value.shape, dtype=value.dtype).copy_(value.detach().as_subclass(torch.Tensor))
         except (RuntimeError, TypeError):  # sparse, quantized
             return {"opaque": type(value).__name__[:80]}
         name = f"{len(tensors)}"
@@ -88,6 +95,10 @@ def pack(value: Any, encode: Encode) -> tuple[bytes, bytes]:
         return {"tensor": name, "complex": flat.is_complex()} | (encode(value) or {})
 
     text = json.dumps(node(value)).encode()
+    if not tensors:
+        return text, b""
+    import safetensors.torch
+
     return text, safetensors.torch.save(tensors)
 
 
@@ -102,7 +113,7 @@ def unpack(text: bytes, data: bytes, decode: Decode) -> Any:
         ConnectionLost: on anything that `pack` does not produce.
     """
     try:
-        tensors = safetensors.torch.load(data)
+        tensors = _tensors(data)
 
         def value(node: Any) -> Any:
             if isinstance(node, list):
@@ -116,7 +127,7 @@ def unpack(text: bytes, data: bytes, decode: Decode) -> Any:
                 return {value(key): value(part) for key, part in node["dict"]}
             if "tensor" in node:
                 tensor = tensors[node["tensor"]]
-                return decode(node, torch.view_as_complex(tensor) if node["complex"] else tensor)
+                return decode(node, sys.modules["torch"].view_as_complex(tensor) if node["complex"] else tensor)
             if "opaque" in node:
                 return type(str(node["opaque"]), (Opaque,), {})()
             return decode(node, {key: value(part) for key, part in node.items() if key != "refer"})
@@ -124,6 +135,15 @@ def unpack(text: bytes, data: bytes, decode: Decode) -> Any:
         return value(json.loads(text))
     except (KeyError, TypeError, ValueError, IndexError, RecursionError, RuntimeError, SafetensorError) as error:
         raise ConnectionLost(f"invalid message ({type(error).__name__})") from None
+
+
+def _tensors(data: bytes) -> dict[str, "Tensor"]:
+    """The tensors of a message; most have none."""
+    if not data:
+        return {}
+    import safetensors.torch
+
+    return safetensors.torch.load(data)
 
 
 class Connection:

@@ -18,8 +18,7 @@ from typing import Any
 
 from torch import nn
 
-from hw3utils.course.assignment import STUDENT_VARIABLE, CellState
-from hw3utils.course.checks.building_blocks import SEED_VARIABLE
+from hw3utils.course.assignment import SEED_VARIABLE, STUDENT_VARIABLE, CellState
 from hw3utils.course.grading.judge.connection import ConnectionLost, Listener, RemoteError
 from hw3utils.course.grading.judge.judge_side import JudgeConnection
 from hw3utils.course.notebooks.cells import grade_id, graded_cells

@@ -1,17 +1,18 @@
 """The student's end of the connection: it runs in the student's kernel and gives the judge functions and values.
 
-Nothing here is trusted: the judge receives only values.
+Nothing here is trusted: the judge receives only values. torch is not imported here (see `connection`).
 """
 
+import contextlib
+import sys
 from collections.abc import MutableMapping
 from multiprocessing import connection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+from hw3utils.course.grading.judge.connection import Connection, ConnectionLost, connect, is_a
 
-from hw3utils.course.grading.judge.connection import Connection, ConnectionLost, connect
-from hw3utils.schedules import NoiseSchedule
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def serve(address: str, key: str, namespace: MutableMapping[str, Any]) -> None:
@@ -50,31 +51,25 @@ class StudentConnection(Connection):
 
     def encode(self, value: Any) -> dict[str, Any] | None:
         """Tensors with a graph can be differentiated by the judge; no other object is sent."""
-        if isinstance(value, Tensor) and self.sending_result and value.requires_grad:
+        if is_a(value, "torch", "Tensor") and self.sending_result and value.requires_grad:
             self.results.append(value)
             return {"graph": len(self.results) - 1}
         return None
 
     def decode(self, node: dict[str, Any], value: Any) -> Any:
         """The proxy of a judge's object, created once."""
-        if isinstance(value, Tensor):
+        if is_a(value, "torch", "Tensor"):
             if "argument" in node:
                 self.arguments.append((value, value.clone()))
             return value
+        from hw3utils.course.grading.judge.proxies import proxy
+
         kind = node["refer"]
         if kind == "schedule":
-            return NoiseSchedule(value["beta"], name=value["name"], parameters=value["parameters"])
+            return proxy(self, kind, value)
         number = value["number"]
         if number not in self.proxies:
-            if kind == "function":
-                self.proxies[number] = _RemoteFunction(self, number)
-            elif kind == "network":
-                self.proxies[number] = _RemoteNetwork(self, number, value["weights"])
-            elif kind == "generator":
-                self.proxies[number] = torch.Generator()
-            elif kind == "optimizer":
-                weights = [self.proxies[owner].weight(name) for owner, name in value["weights"]]
-                self.proxies[number] = getattr(torch.optim, value["name"])(weights, **value["settings"])
+            self.proxies[number] = proxy(self, kind, value)
         if kind == "generator":
             self.proxies[number].set_state(value["state"])
         return self.proxies[number]
@@ -93,7 +88,7 @@ class StudentConnection(Connection):
             return self._call(message)
         if request == "gradient":
             self.sending_result = False
-            torch.autograd.backward(self.results[message["graph"]], message["gradient"], retain_graph=True)
+            self.results[message["graph"]].backward(message["gradient"], retain_graph=True)
             return None
         self.done = True
         return None
@@ -108,83 +103,12 @@ class StudentConnection(Connection):
         """Call a function; its value, and the arguments, generators and weights that it changed."""
         arguments, self.arguments, self.results = self.arguments, [], []
         self.sending_result = False
-        with torch.set_grad_enabled(message["grad"]):
+        torch = sys.modules.get("torch")
+        with torch.set_grad_enabled(message["grad"]) if torch else contextlib.nullcontext():
             value = self.namespace[message["name"]](*message["args"], **message["kwargs"])
-        changed = [[n, now.detach()] for n, (now, before) in enumerate(arguments) if not torch.equal(now, before)]
-        states = [[n, g.get_state()] for n, g in self.proxies.items() if isinstance(g, torch.Generator)]
-        weights = [[n, m.state()] for n, m in self.proxies.items() if isinstance(m, _RemoteNetwork)]
+        changed = [[n, now.detach()] for n, (now, before) in enumerate(arguments) if not now.equal(before)]
+        proxies = self.proxies.items()
+        states = [[n, proxy.get_state()] for n, proxy in proxies if is_a(proxy, "torch", "Generator")]
+        weights = [[n, proxy.state()] for n, proxy in proxies if hasattr(proxy, "weight")]
         self.sending_result = True
         return {"value": value, "changed": changed, "states": states, "weights": weights}
-
-
-class _RemoteFunction:
-    """A function of the judge, differentiable by its arguments."""
-
-    def __init__(self, connection: StudentConnection, number: int) -> None:
-        self.connection, self.number = connection, number
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return _compute(self.connection, self.number, args, kwargs, {})
-
-
-class _RemoteNetwork(nn.Module):
-    """A network of the judge: its weights are here and can be trained, its forward pass runs in the judge."""
-
-    def __init__(self, connection: StudentConnection, number: int, weights: dict[str, Tensor]) -> None:
-        super().__init__()
-        self.connection, self.number = connection, number
-        self.names = {name: f"weight_{n}" for n, name in enumerate(weights)}
-        for name, attribute in self.names.items():
-            setattr(self, attribute, nn.Parameter(weights[name]))
-
-    def weight(self, name: str) -> nn.Parameter:
-        """A parameter by its name in the judge's network."""
-        return getattr(self, self.names[name])
-
-    def state(self) -> dict[str, Tensor]:
-        """The current parameters."""
-        return {name: self.weight(name).detach() for name in self.names}
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        small = sum(parameter.numel() for parameter in self.parameters()) < 100_000
-        weights: dict[str, Tensor] = {name: self.weight(name) for name in self.names} if small else {}
-        return _compute(self.connection, self.number, args, kwargs, weights)
-
-
-def _compute(connection: StudentConnection, number: int, args: tuple, kwargs: dict, weights: dict[str, Tensor]) -> Any:
-    """Have the judge compute one of its functions."""
-    connection.sending_result = False
-    if not torch.is_grad_enabled():
-        message = {"number": number, "args": list(args), "kwargs": kwargs, "weights": weights, "grad": False}
-        return connection.request("compute", **message)["value"]
-    anchor = torch.zeros((), requires_grad=True)
-    tensors = [arg for arg in args if isinstance(arg, Tensor)]
-    return _RemoteValue.apply(connection, number, args, kwargs, list(weights), anchor, *tensors, *weights.values())
-
-
-class _RemoteValue(torch.autograd.Function):
-    """A value computed by the judge; its gradients are requested from the judge."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, connection: StudentConnection, number: int, args: tuple, kwargs: dict, names: list, *tensors: Any
-    ) -> Any:
-        weights = dict(zip(names, tensors[len(tensors) - len(names) :], strict=True))
-        needs_grad, k = [], 6
-        for arg in args:
-            needs_grad.append(isinstance(arg, Tensor) and ctx.needs_input_grad[k])
-            k += isinstance(arg, Tensor)
-        message = {"number": number, "args": list(args), "kwargs": kwargs, "weights": weights}
-        result = connection.request("compute", **message, grad=True, needs_grad=needs_grad)
-        ctx.connection, ctx.graph, ctx.names = connection, result["graph"], names
-        ctx.is_tensor = [isinstance(arg, Tensor) for arg in args]
-        if result["graph"] is None and isinstance(result["value"], Tensor):
-            ctx.mark_non_differentiable(result["value"])
-        return result["value"]
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        ctx.connection.sending_result = False
-        result = ctx.connection.request("backward", graph=ctx.graph, gradient=gradient)
-        by_args = [grad for grad, tensor in zip(result["args"], ctx.is_tensor, strict=True) if tensor]
-        return (None,) * 6 + (*by_args, *(result["weights"].get(name) for name in ctx.names))
