@@ -19,7 +19,7 @@ from hw3utils.course.student import check
 pytest.importorskip("nbgrader", reason="nbgrader is not installed")
 
 EXERCISES, QUESTIONS = 6, 3
-# Behind the exercises, a check of the homework. Everybody has it right, and it must not pay for the others.
+# Behind the exercises of `CODE`, a check of the homework. Everybody has it right, and it must not pay for the others.
 SETUP = "import torch\nfrom hw3utils.course import Report, checks\nreport = Report('01')"
 NOISY = """def noisy(x0, t, eps, schedule):
     ### BEGIN SOLUTION
@@ -27,7 +27,7 @@ NOISY = """def noisy(x0, t, eps, schedule):
     return bar.sqrt() * x0 + (1 - bar).sqrt() * eps
     ### END SOLUTION"""
 NOISY_CHECK = "report.check('Q1.P2', 'error', checks.check_perturb_input(noisy), below=1e-5, fresh=True)"
-POINTS = EXERCISES + 1
+POINTS = EXERCISES
 RIGHT = "def {f}(x):\n    return 2 * x"
 SCALED = "def {f}(x):\n    return {f}_factor[0] * x"
 # The solution of one exercise ({f}: its function), its point, and words of the message or of the problems.
@@ -160,8 +160,8 @@ ANSWERS = {
 }
 
 
-def cells():
-    found = [new_code_cell(SETUP, metadata=mark("Q1-setup", locked=True))]
+def cells(setup):
+    found = [new_code_cell(setup, metadata=mark("Q1-setup", locked=True))]
     for k in range(EXERCISES):
         item = f"Q1-P{k + 1}"
         source = f"def f{k}(x):\n    ### BEGIN SOLUTION\n    return 2 * x\n    ### END SOLUTION"
@@ -170,8 +170,9 @@ def cells():
         found.append(
             new_code_cell(f"assert f{k}(2) - 4 == 0, 'it must double'", metadata=mark(f"{item}-check", **role))
         )
-    found.append(new_code_cell(NOISY, metadata=mark("Q1-P7-solution", solution=True)))
-    found.append(new_code_cell(NOISY_CHECK, metadata=mark("Q1-P7-check", **role)))
+    if setup:
+        found.append(new_code_cell(NOISY, metadata=mark("Q1-P7-solution", solution=True)))
+        found.append(new_code_cell(NOISY_CHECK, metadata=mark("Q1-P7-check", **role)))
     for k in range(QUESTIONS):
         item, role = f"Q1-T{k + 1}", {"grade": True, "solution": True, "points": 5}
         found.append(new_markdown_cell(f"**Why {k}?**", metadata=mark(f"{item}-question", "markdown", locked=True)))
@@ -183,7 +184,8 @@ def solved(edition, exercises=("right",) * EXERCISES, answers=(written,) * QUEST
     """The edition with these solutions, by their names in `CODE`, and ways of answering."""
     notebook = nbformat.read(edition, as_version=4)
     marked = marked_cells(notebook)
-    marked["Q1-P7-solution"].source = "\n".join(line for line in NOISY.splitlines() if "SOLUTION" not in line)
+    if "Q1-P7-solution" in marked:
+        marked["Q1-P7-solution"].source = "\n".join(line for line in NOISY.splitlines() if "SOLUTION" not in line)
     for k, name in enumerate(exercises):
         source, (before, after) = CODE[name][0], CELLS.get(name, ("", ""))
         if source is not None:
@@ -388,22 +390,30 @@ def graded(request, tmp_path_factory):
     if sandbox and not allowed():
         pytest.skip("bubblewrap is not installed, or not allowed here")
     folder = tmp_path_factory.mktemp("class")
-    with small_homework(folder, cells()) as edition:
-        places = {}
+    code, others, results = {}, {}, {}
+    with small_homework(folder / "1", cells(SETUP)) as edition:
         for n, names in enumerate(groups(CODE, EXERCISES)):
-            places[tuple(names)] = put(folder / f"code-{n}", solved(edition, names), number=f"1{n}")
+            code[tuple(names)] = put(folder / f"code-{n}", solved(edition, names), number=f"1{n}")
+        results |= grade(code, edition, folder / "out-1", sandbox)
+    with small_homework(folder / "2", cells("")) as edition:
         for n, names in enumerate(groups(ANSWERS, QUESTIONS)):
             notebook = solved(edition, ["stub"] * EXERCISES, [ANSWERS[name][0] for name in names])
-            places[tuple(names)] = put(folder / f"answers-{n}", notebook, number=f"2{n}")
+            others[tuple(names)] = put(folder / f"answers-{n}", notebook, number=f"2{n}")
         # What is unpacked does not depend on the sandbox.
         for n, (name, (make, *_)) in enumerate(FILES.items()):
             if not sandbox or n % 6 == 0:
-                places[name] = make(folder / f"file-{n}", solved(edition))
-        for names, place in places.items():
-            if isinstance(names, tuple):
-                shutil.copy(edition.parent / EDITION, place / EDITION)
-        results = session.grade(list(places.values()), folder / "out", timeout=3, seed=3, jobs=2, sandbox=sandbox)
-    return folder / "out", places, dict(zip(places, results, strict=True))
+                others[name] = make(folder / f"file-{n}", solved(edition))
+        results |= grade(others, edition, folder / "out-2", sandbox)
+    return folder / "out-2", code | others, results
+
+
+def grade(places, edition, out, sandbox):
+    """Grade these submissions; the result of each."""
+    for names, place in places.items():
+        if isinstance(names, tuple):
+            shutil.copy(edition.parent / EDITION, place / EDITION)
+    found = session.grade(list(places.values()), out, timeout=3, seed=3, jobs=2, sandbox=sandbox)
+    return dict(zip(places, found, strict=True))
 
 
 @pytest.mark.parametrize("name", CODE)
