@@ -49,22 +49,35 @@ def browser():
         chromium.close()
 
 
-@contextlib.contextmanager
-def opened(browser, address, place, bars=None):
-    """A notebook in a page of its own, ready to run; no error of the page itself is let pass."""
+@pytest.fixture(scope="module")
+def page(lab, browser):
+    """JupyterLab, loaded once."""
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
+    page.goto(f"{lab[0]}/lab?reset")
+    page.wait_for_function("window.jupyterapp && window.jupyterapp.restored.then(() => true)", timeout=60_000)
+    yield page
+    page.close()
+
+
+@contextlib.contextmanager
+def opened(page, place, bars=None):
+    """A notebook in JupyterLab, alone and ready to run; no error of the page itself is let pass."""
     broken = []
-    page.on("pageerror", lambda error: broken.append(str(error)))
+    listeners = {"pageerror": lambda error: broken.append(str(error))}
     if bars is not None:
-        page.on("websocket", lambda socket: socket.on("framereceived", lambda frame: watch_bars(frame, bars)))
-    # A workspace of its own, or JupyterLab opens the notebooks of the tests before as well.
-    page.goto(f"{address}/lab/workspaces/{re.sub('[^a-z0-9]', '-', place)}/tree/{place}?reset")
+        listeners["websocket"] = lambda socket: socket.on("framereceived", lambda frame: watch_bars(frame, bars))
+    for event, listener in listeners.items():
+        page.on(event, listener)
+    page.evaluate(f"() => {COMMANDS}.execute('docmanager:open', {{path: '{place}'}}).then(() => null)")
+    page.wait_for_function(f"{CURRENT}.context && {CURRENT}.context.path === '{place}'", timeout=60_000)
     page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
     page.wait_for_function(f"{CURRENT}.sessionContext.kernelDisplayStatus === 'idle'", timeout=60_000)
     yield page
-    assert broken == []
     page.evaluate(f"() => {CURRENT}.sessionContext.shutdown()")
-    page.close()
+    page.evaluate(f"() => {CURRENT}.dispose()")
+    for event, listener in listeners.items():
+        page.remove_listener(event, listener)
+    assert broken == []
 
 
 def run_all(page):
@@ -87,9 +100,9 @@ def code_cells(path):
     return code
 
 
-def test_run_all_in_jupyterlab(lab, browser, tmp_path):
-    address, folder = lab
-    with opened(browser, address, f"notebooks/{WHOLE}.ipynb") as page:
+def test_run_all_in_jupyterlab(lab, page, tmp_path):
+    _, folder = lab
+    with opened(page, f"notebooks/{WHOLE}.ipynb"):
         page.evaluate(f"() => {{ {COMMANDS}.execute('notebook:clear-all-cell-outputs') }}")
         page.wait_for_function(f"!{CODE}.some(cell => cell.model.executionCount)", timeout=60_000)
         run_all(page)
@@ -104,16 +117,16 @@ from hw3utils.learning.objectives import DenoisingObjective
 from hw3utils.learning.training import TrainConfig, fit, seeded
 
 points = torch.randn(1000, 2, generator=torch.Generator().manual_seed(0))
-config = TrainConfig(steps=6000, lr=1e-3, batch_size=128)
+config = TrainConfig(steps=3000, lr=1e-3, batch_size=128)
 curve = fit(seeded(ScoreMLP, 0), points, DenoisingObjective(1.0), config, desc="training")"""
 
 
-def test_a_training_shows_a_bar_that_moves_and_goes(lab, browser):
-    address, folder = lab
+def test_a_training_shows_a_bar_that_moves_and_goes(lab, page):
+    _, folder = lab
     path, bars = folder / "bars.ipynb", {}
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(TRAINING)], metadata=kernel), path)
-    with opened(browser, address, path.name, bars) as page:
+    with opened(page, path.name, bars):
         run_all(page)
         page.evaluate(f"() => {CURRENT}.context.save()")
         code_cells(path)
@@ -122,17 +135,17 @@ def test_a_training_shows_a_bar_that_moves_and_goes(lab, browser):
 
 
 @pytest.mark.parametrize("name", [path.name for path in find_notebooks() if path.stem != WHOLE])
-def test_the_stored_page_of_the_others(name, lab, browser, tmp_path):
-    with opened(browser, lab[0], f"notebooks/{name}") as page:
+def test_the_stored_page_of_the_others(name, page, tmp_path):
+    with opened(page, f"notebooks/{name}"):
         check_the_page(page, tmp_path / f"{name}.png")
 
 
 @pytest.mark.parametrize("name", [path.name for path in find_notebooks()])
-def test_the_student_edition_opens_with_its_help_folded(name, lab, browser):
+def test_the_student_edition_opens_with_its_help_folded(name, lab, page):
     text = (lab[1] / "edition" / name).read_text(encoding="utf-8")
     wanted = text.count("<details")
     assert wanted > 10
-    with opened(browser, lab[0], f"edition/{name}") as page:
+    with opened(page, f"edition/{name}"):
         page.wait_for_function(f"({FOLDS})().closed === {wanted}", timeout=60_000)
         assert page.evaluate(FOLDS) == {"closed": wanted, "open": 0, "answers": 0}
 
@@ -144,8 +157,8 @@ SOLUTION = """def make_schedule(T, beta_1, beta_T):
 FIRST_ERROR = f"{CODE}.findIndex(cell => cell.model.outputs.toJSON().some(output => output.ename))"
 
 
-def test_a_student_solves_the_first_exercise(lab, browser):
-    with opened(browser, lab[0], "edition/01_forward_process.ipynb") as page:
+def test_a_student_solves_the_first_exercise(page):
+    with opened(page, "edition/01_forward_process.ipynb"):
         run_all(page)
         place = page.evaluate(FIRST_ERROR)
         error = page.evaluate(f"{CODE}[{place}].model.outputs.toJSON()[0]")
@@ -180,13 +193,20 @@ def watch_bars(frame, bars):
         bars.setdefault(widget[1], set()).add(value[1])
 
 
+# There are formulas, and no more than half a second ago.
+TYPESET = """() => {
+    const before = window.formulas;
+    window.formulas = document.querySelectorAll('.jp-Notebook mjx-container').length;
+    return before > 0 && before === window.formulas;
+}"""
 SEEN = """async () => {
     const notebook = document.querySelector('.jp-WindowedPanel-outer') || document.querySelector('.jp-Notebook');
     const all = (what) => [...document.querySelectorAll('.jp-Notebook ' + what)];
     const seen = {formulas: 0, wrong: 0, headings: 0, bars: 0, over: []};
     for (let y = 0; y < notebook.scrollHeight + 800; y += 800) {
         notebook.scrollTop = y;
-        await new Promise(done => setTimeout(done, 150));
+        // Two frames: what comes into view is drawn.
+        await new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
         seen.formulas = Math.max(seen.formulas, all('mjx-container').length);
         seen.headings = Math.max(seen.headings, all('.jp-RenderedMarkdown h2').length);
         seen.wrong += all('mjx-merror, .MathJax_Error').length;
@@ -202,7 +222,8 @@ SEEN = """async () => {
 
 def check_the_page(page, picture):
     """Formulas that render, figures that fit, headings for the table of contents, progress bars that are gone."""
-    page.wait_for_timeout(1000)
+    page.evaluate("() => { window.formulas = 0 }")
+    page.wait_for_function(TYPESET, timeout=60_000, polling=500)
     seen = page.evaluate(SEEN)
     page.screenshot(path=picture)
     assert seen["formulas"] > 0
