@@ -96,12 +96,12 @@ def add_exercise(root):
 
 
 def hand_in(root, name, solution):
-    """A submission of the edition with a solution of the new exercise, None for the stub."""
+    """A submission of the edition with a solution of the new exercise."""
     folder = root / name
     shutil.copytree(root / "edition", folder)
     notebook = nbformat.read(folder / Path(NOTEBOOK).name, as_version=4)
     for cell in notebook.cells:
-        if solution and cell.metadata.get("nbgrader", {}).get("grade_id") == "Q1-P8-solution":
+        if cell.metadata.get("nbgrader", {}).get("grade_id") == "Q1-P8-solution":
             cell.source = solution
     nbformat.write(notebook, folder / Path(NOTEBOOK).name)
     return folder
@@ -139,7 +139,7 @@ def test_a_new_exercise_is_released_checked_and_graded(copy):
     assert hashes(copy / "grades") == before
 
     right, wrong = "def my_triple(x):\n    return x + x + x", "def my_triple(x):\n    return 4 * x"
-    folders = [hand_in(copy, name, text) for name, text in (("right", right), ("wrong", wrong), ("stub", None))]
+    folders = [hand_in(copy, name, text) for name, text in (("right", right), ("wrong", wrong))]
     assert hw3(copy, "grade", *folders, "--out", "grades-2", "--seed", "3")[0] == 0
     points = {}
     for folder in folders:
@@ -148,7 +148,6 @@ def test_a_new_exercise_is_released_checked_and_graded(copy):
         points[folder.name] = cell["points"], cell["possible"], cell["message"]
     assert points["right"] == (3, 3, "")
     assert points["wrong"] == (0, 3, "it must triple.")
-    assert points["stub"][:2] == (0, 3)
     assert hw3(copy, "marks", "grades-2")[0] == 0
 
 

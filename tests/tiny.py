@@ -3,6 +3,7 @@
 import signal
 
 import numpy as np
+import psutil
 from PIL import Image
 
 from hw3utils.learning.networks import UNet
@@ -39,3 +40,11 @@ def default_signals():
     """`preexec_fn` of a process that will be stopped: under `nohup` or in the background it would ignore signals."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         signal.signal(getattr(signal, name), signal.SIG_DFL)
+
+
+def is_running(number):
+    """Whether a process is running; one that has ended may stay in the table of processes until its parent asks."""
+    try:
+        return psutil.Process(number).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
