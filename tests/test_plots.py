@@ -79,7 +79,7 @@ def test_density_contours_hold_the_mass_that_they_say(monkeypatch):
 
 def test_kernel_estimate_is_near_the_density_convolved_with_the_kernel():
     mixture = GaussianMixture([0.5, 0.5], torch.tensor([[-4.0, 0.0], [4.0, 0.0]]), [1.0, 1.0])
-    samples = mixture.sample(20_000, torch.Generator().manual_seed(0))
+    samples = mixture.sample(4_000, torch.Generator().manual_seed(0))
     levels = []
     for density in (samples, mixture.perturbed(1.0, 0.5).log_prob):
         ax = Figure().subplots()

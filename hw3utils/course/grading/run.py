@@ -154,7 +154,7 @@ class _Runner:
     def _run_check(self, kernel: Kernel, check: str) -> None:
         def serve(address: str, key: str) -> None:
             try:
-                kernel.run(_SERVE.format(address=address, key=key), self.config.seconds + 10)
+                kernel.run(_SERVE.format(address=address, key=key), self.config.seconds + 5)
             except KernelCrashed as error:
                 if error.state == CellState.TIMED_OUT:
                     error.text = f"the check took longer than {self.config.seconds:g} s"
