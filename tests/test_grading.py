@@ -283,6 +283,7 @@ def test_a_class_has_its_reports_and_its_files_are_unchanged(small, tmp_path, ca
         variant(small, "deleted", WRONG, deleted=True),
         variant(small, "deleted-right", RIGHT, deleted=True),
         variant(small, "killer", "import os\nos._exit(1)"),
+        variant(small, "numpy", "import numpy as np\ndef double(x):\n    return np.array(2.0 * x)"),
         str(broken),
         str(tmp_path / "none"),
         str(letters),
@@ -302,6 +303,7 @@ def test_a_class_has_its_reports_and_its_files_are_unchanged(small, tmp_path, ca
         "deleted": (0, "tampered check"),
         "deleted-right": (2, "tampered check"),
         "killer": (0, "lost"),
+        "numpy": (2, "passed"),
         "broken": (0, "not run"),
         "none": (0, "not run"),
         "letters": (2, "passed"),
@@ -315,7 +317,7 @@ def test_a_class_has_its_reports_and_its_files_are_unchanged(small, tmp_path, ca
     assert "was deleted" in checks["deleted"]["message"]
     assert "cannot be read as a notebook" in reports["broken"]["problems"][-1]
     assert "was not handed in" in reports["none"]["problems"][-1]
-    assert len((out / "grades.csv").read_text().splitlines()) == 11
+    assert len((out / "grades.csv").read_text().splitlines()) == 12
     said = capsys.readouterr().out
     assert "killer: 0 of 2 automatic points" in said
 

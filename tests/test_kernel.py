@@ -12,14 +12,18 @@ from hw3utils.course.grading.session import environment_state
 
 @pytest.fixture(scope="module")
 def kernel(tmp_path_factory):
-    config = KernelConfig(tmp_path_factory.mktemp("student"), student_environment("grading", 1, None), 60)
-    kernel = Kernel(config)
+    folder = tmp_path_factory.mktemp("student")
+    kernel = Kernel(KernelConfig(folder, student_environment("grading", 1, None), 60, torch=False))
     yield kernel
     kernel.stop()
 
 
 def texts(outputs):
     return [output.text for output in outputs if output.output_type == "stream"]
+
+
+def test_torch_is_imported_only_where_it_is_used(kernel):
+    assert texts(kernel.run("import sys; print('torch' in sys.modules)", 60)) == ["False\n"]
 
 
 @pytest.mark.parametrize("flush", [True, False])
