@@ -75,6 +75,8 @@ NOTEBOOK_FILES = (
 )
 # The output of `Report.table`, which `hw3 run` collects.
 MIMETYPE = "application/vnd.hw3utils.items+json"
+# What the lines begin with that a check prints below its PASS line.
+NOTE = "note: "
 STUDENT_VARIABLE = "HW3_STUDENT"
 STUDENT_FILE = "student_number.txt"
 # In the folder of a student: the notebooks as they were handed out, by name.
