@@ -121,7 +121,7 @@ def _run_checks(
         found = [errors[statements[n].cell] for n in used]
         if name in checks or any(found):
             state, message = _result(found, stubs, timeout)
-            results.setdefault(name, (state, notes[statements[used[-1]].cell] if state == DONE else message))
+            results.setdefault(name, (state, notes[statements[goals[name][0]].cell] if state == DONE else message))
     return results
 
 
