@@ -35,7 +35,8 @@ _SOLUTION_MARKS = ("### BEGIN SOLUTION", "### END SOLUTION")
 README, REQUIREMENTS = "README.md", "requirements.txt"
 STUDENT_README = """# Homework 3: diffusion and score-based generative models
 
-Seven notebooks: you write the parts that are marked, and each has a check that tells at once whether it is right.
+Seven notebooks: you write the parts that are marked, and each has a check that tells at once whether it is right. A
+note below its line names what would stop with tensors on a GPU; it costs no points.
 Notebooks 01 to 06 are graded ({points} points), 07 is for those who want to go on.
 
 ## Install
