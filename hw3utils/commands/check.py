@@ -32,8 +32,8 @@ def call(args: argparse.Namespace) -> int:
         print(f"\n{printable(path.name)}")
         for part in results[path.name]:
             print(part.line(), flush=True)
-    print(f"\n{summary(results)}")
     unknown = [path.name for path in paths if as_released(path) is None]
     if unknown:
-        print(f"{NO_EDITION.format(EDITION)}: {printable(', '.join(unknown))}")
+        print(f"\n{NO_EDITION.format(EDITION)}: {printable(', '.join(unknown))}")
+    print(f"\n{summary(results)}")
     return 0 if all(part.state == DONE for parts in results.values() for part in parts if part.possible) else 1
