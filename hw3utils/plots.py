@@ -82,7 +82,7 @@ def figure(
         buffer = BytesIO()
         drawn.savefig(buffer, format="png", metadata={"Description": alt, "Software": None})
     _save_figure(name, buffer.getvalue())
-    display(Image(buffer.getvalue(), alt=alt))
+    display(Image(buffer.getvalue(), metadata={"alt": alt}))
 
 
 def animation(
@@ -132,7 +132,7 @@ def animation(
     first, *rest = pictures
     first.save(buffer, "PNG", save_all=True, append_images=rest, duration=times, loop=0, pnginfo=text, optimize=True)
     _save_figure(name, buffer.getvalue())
-    display(Image(buffer.getvalue(), alt=alt))
+    display(Image(buffer.getvalue(), metadata={"alt": alt}))
 
 
 def sliders(draw: Callable[..., None], **values: Sequence[float]) -> None:

@@ -119,7 +119,11 @@ def test_parts_are_done_missing_or_failed_with_a_message(tmp_path):
         code("import math\ndata = 1 / 0", "Q1-setup", locked=True),
         code("def helper(x):\n    return 2 * x\n\nhelper(1 / 0)"),
         solution("Q1-P1", "def double(x):\n    return helper(x)"),
-        judge("Q1-P1", "worst = double(2)\nassert worst == 4, 'it must double'", 2),
+        judge(
+            "Q1-P1",
+            "worst = double(2)\nassert worst == 4, 'it must double'\nprint('PASS\\nnote: on a GPU double stops.')",
+            2,
+        ),
         code("raise SystemExit('an experiment')"),
         solution("Q1-P2", "def half(x):\n    return math.floor(x / 2)"),
         judge("Q1-P2", "worst = half(3)\nassert worst == 1.5, 'it must\\nhalve'"),
@@ -161,7 +165,7 @@ def test_parts_are_done_missing_or_failed_with_a_message(tmp_path):
     assert messages["Q1.P7"].startswith("FileNotFoundError: ")
     assert messages["Q1.T2"] == "the answer is blank"
     assert re.findall(r"\d+ of \d+", check.summary({"x": parts})) == ["2 of 10", "2 of 8", "1 of 5"]
-    assert parts[0].line() == "  Q1.P1    2 points  done"
+    assert parts[0].line() == "  Q1.P1    2 points  done     note: on a GPU double stops."
 
 
 REPORT = """

@@ -13,7 +13,7 @@ import pytest
 from hw3utils.course import release
 from hw3utils.course.assignment import ITEMS
 from hw3utils.course.notebooks.cells import ANSWER, checked_cells, student_text
-from hw3utils.course.notebooks.execute import NOTEBOOKS, find_notebooks
+from hw3utils.course.notebooks.execute import NOTEBOOKS, ROOT, find_notebooks
 
 NAMES = [path.stem for path in find_notebooks()]
 
@@ -167,10 +167,23 @@ def test_the_folder_stands_alone(tmp_path):
     out = tmp_path / "out"
     release.release(out, ["1"], package=True, due="1 December", rules="Alone.")
     readme, pins = (out / "README.md").read_text(), (out / "requirements.txt").read_text()
-    for said in ("pip install -r requirements.txt", "hw3 check", "hw3 submit", "by 1 December", "Alone.", "hours"):
+    for said in (
+        "pip install -r requirements.txt",
+        "%cd /content/drive",
+        "!{sys.executable} -m hw3utils check",
+        "hw3 check",
+        "hw3 submit",
+        "by 1 December",
+        "Alone.",
+        "hours",
+    ):
         assert said in readme
     [wheel] = out.glob("*.whl")
     assert f"./{wheel.name}" in pins.splitlines()
+    # A new environment gets the pins; a cloud that has older versions keeps them, and imports nothing anew.
+    own = (ROOT / "requirements.txt").read_text()
+    assert set(re.findall(r"^(.+)<=(.+)$", pins, re.M)) == set(re.findall(r"^(.+)==(.+)$", own, re.M))
+    assert "==" not in pins
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         assert not [name for name in names if name.endswith(".ipynb")]
@@ -185,7 +198,8 @@ def test_the_folder_stands_alone(tmp_path):
     )
     assert told.stdout.strip() == str(target / "hw3utils")
     # Without the repository the checks of a notebook run, and what needs the solutions says so.
-    for words, code, part in ((["check", "01_forward_process.ipynb"], 1, "still to be written"),
+    (out / ".edition.json").rename(tmp_path / "hidden files are not uploaded")
+    for words, code, part in ((["check", "01_forward_process.ipynb"], 1, "checked as they are"),
                               (["submit"], 0, "02_ddpm_training.ipynb is missing"),
                               (["release", "--out", "x"], 2, "install the package from a clone")):  # fmt: skip
         done = subprocess.run([sys.executable, "-P", "-m", "hw3utils", *words], env=environment, capture_output=True,

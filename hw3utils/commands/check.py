@@ -6,6 +6,7 @@ from pathlib import Path
 from hw3utils.commands import count
 
 HELP = "run the checks of your notebooks, without the experiments"
+NO_EDITION = "checked as they are, for the file {} with the notebooks as you got them is not beside them"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +19,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def call(args: argparse.Namespace) -> int:
     """Check them; 1 when something that gives points is missing or fails."""
-    from hw3utils.course.student.check import DONE, check_notebook, summary
+    from hw3utils.course.assignment import EDITION
+    from hw3utils.course.student.check import DONE, as_released, check_notebook, summary
     from hw3utils.progress import printable
 
     paths = args.notebooks or sorted(Path().glob("*.ipynb"))
@@ -30,5 +32,8 @@ def call(args: argparse.Namespace) -> int:
         print(f"\n{printable(path.name)}")
         for part in results[path.name]:
             print(part.line(), flush=True)
+    unknown = [path.name for path in paths if as_released(path) is None]
+    if unknown:
+        print(f"\n{NO_EDITION.format(EDITION)}: {printable(', '.join(unknown))}")
     print(f"\n{summary(results)}")
     return 0 if all(part.state == DONE for parts in results.values() for part in parts if part.possible) else 1

@@ -75,6 +75,8 @@ NOTEBOOK_FILES = (
 )
 # The output of `Report.table`, which `hw3 run` collects.
 MIMETYPE = "application/vnd.hw3utils.items+json"
+# What the lines begin with that a check prints below its PASS line.
+NOTE = "note: "
 STUDENT_VARIABLE = "HW3_STUDENT"
 # Set by `hw3 grade`, which writes it into its report, so that a grade can be repeated.
 SEED_VARIABLE = "HW3_CHECK_SEED"

@@ -35,24 +35,47 @@ _SOLUTION_MARKS = ("### BEGIN SOLUTION", "### END SOLUTION")
 README, REQUIREMENTS = "README.md", "requirements.txt"
 STUDENT_README = """# Homework 3: diffusion and score-based generative models
 
-Seven notebooks: you write the parts that are marked, and each has a check that tells at once whether it is right.
+Seven notebooks: you write the parts that are marked, and each has a check that tells at once whether it is right. A
+note below its line names what would stop with tensors on a GPU; it costs no points.
 Notebooks 01 to 06 are graded ({points} points), 07 is for those who want to go on.
 
 ## Install
 
-Python 3.11 or later, in this folder, on your machine or in the cloud:
+Python 3.11 or later, in this folder:
 
     python -m venv .venv && . .venv/bin/activate
     pip install -r requirements.txt
     jupyter lab
 
-In a cloud notebook (Colab, Kaggle), upload this folder, and run in the first cell: `%pip install -r requirements.txt`.
+In the cloud, the first cell of a notebook does it, in every session anew:
+
+* *A Jupyter server*: upload this folder, open a notebook in it, and run `%pip install -r requirements.txt`.
+* *Colab*: upload this folder to Google Drive, and open a notebook there. The first cell, with your folder's name:
+
+      from google.colab import drive
+      drive.mount("/content/drive")
+      %cd /content/drive/MyDrive/edition
+      %pip install -r requirements.txt
+
+* *Kaggle*: upload this folder, zipped, as a dataset, import a notebook, add the dataset as its input, and switch the
+  internet on. The first cell, with the path that Kaggle shows for the dataset:
+
+      !cp -rn /kaggle/input/edition/. .
+      %pip install -r requirements.txt
+
+  `hw3` does not see the notebook that you edit there. Download it, and check and hand in where all of them are in one
+  folder.
+
+pip keeps what is installed and fits, such as the cloud's torch (2.11 or later). If it replaces a package that the
+session has already imported, restart the session and run the cell again. What is outside this folder is lost when the
+session ends; in Colab, this folder is in Google Drive and stays.
 
 ## Work
 
-Write your student number into `student_number.txt`. Begin with Q1.P1 in `01_forward_process.ipynb`: replace the line
-with `NotImplementedError` by your code, run the cell and the check below it. Answers in text go into the cells that
-say *Your answer here.* Locked cells are restored before grading: write below them, not into them.
+Write your student number into `student_number.txt` (in a cell: `!echo NUMBER > student_number.txt`). Begin with Q1.P1
+in `01_forward_process.ipynb`: replace the line with `NotImplementedError` by your code, run the cell and the check
+below it. Answers in text go into the cells that say *Your answer here.* Locked cells are restored before grading:
+write below them, not into them.
 
 | notebook | about |
 |---|---|
@@ -65,8 +88,13 @@ say *Your answer here.* Locked cells are restored before grading: write below th
 | 07 one process (optional) | 4 hours |
 
 `hw3 check` runs all checks of the notebooks in this folder in a minute or two, without the experiments, and lists what
-is done, missing or failed. Grading runs the same checks on other random input. The hidden file `.edition.json`
-has the notebooks as you got them: `hw3 check` compares yours with them, and repairs damaged cells as grading does.
+is done, missing or failed. Grading runs the same checks on other random input. Save a notebook before you check it.
+In a cell, write `!hw3 check`. Where the shell does not find `hw3`, write `import sys` and, in the next line,
+`!{{sys.executable}} -m hw3utils check`.
+
+The hidden file `.edition.json` has the notebooks as you got them: `hw3 check` compares yours with them, and repairs
+damaged cells as grading does. Some browsers leave hidden files out when they upload a folder; `hw3 check` then says
+that it compares nothing.
 
 ## Hand in
 
@@ -136,11 +164,19 @@ def release(
     points = sum(item.points for item in ITEMS.values())
     when = f", by {due}" if due else " (your teacher says where and by when)"
     _write(out / README, STUDENT_README.format(points=points, due=when, rules=rules or _RULES))
-    pins = (ROOT / REQUIREMENTS).read_text(encoding="utf-8")
-    _write(out / REQUIREMENTS, pins.replace("-e ./hw3utils", f"./{wheel}" if package else "hw3utils"))
+    _write(out / REQUIREMENTS, _requirements(f"./{wheel}" if package else "hw3utils"))
     if package:
         write_atomically(out / wheel, build_wheel)
     return written
+
+
+def _requirements(package: str) -> str:
+    """The versions of this repository as the newest ones: a new environment gets them, the cloud keeps older ones."""
+    lines = (ROOT / REQUIREMENTS).read_text(encoding="utf-8").splitlines()
+    pins = [line.replace("==", "<=") for line in lines if "==" in line]
+    return "\n".join(
+        ["# In a new environment pip takes these versions; older ones that fit are kept.", *pins, package, ""]
+    )
 
 
 def _write(path: Path, text: str) -> Path:

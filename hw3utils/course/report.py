@@ -95,7 +95,7 @@ class Report:
             shown = _digits(worst, below / 1000 if error and below else 0.0, holds)
         shown += " in this run" if fresh else ""
         line = f"{'PASS' if holds(worst) else 'FAIL'}  {item}  {claim}: measured {shown}, expected {span}"
-        print(line)
+        print("\n".join([line, *workshop.notes()]))
         count, self._exercises = self._exercises, workshop.passed_exercises()
         result = shown if holds(worst) else f"{shown}: FAIL, expected {span}"
         kept = [row for row in self.claims[item] if row[0] != claim]

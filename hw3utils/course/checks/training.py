@@ -122,7 +122,7 @@ class _Levels(nn.Module):
             self.c[str(int(sigma))] = nn.Parameter(torch.tensor(start / (1 + sigma**2)))
 
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        level = torch.as_tensor(sigma, dtype=x.dtype)
+        level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
         self.shapes.add(tuple(level.shape))
         level = level.reshape(-1).expand(len(x))
         self.seen.append((x.detach().clone(), level.detach().clone()))

@@ -16,7 +16,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from hw3utils.course.assignment import EDITION, ITEMS, STUDENT_VARIABLE, CellState, GradedCell
+from hw3utils.course.assignment import EDITION, ITEMS, NOTE, STUDENT_VARIABLE, CellState, GradedCell
 from hw3utils.course.grading.kernel import Kernel, KernelConfig, KernelCrashed, student_environment, uses_torch
 from hw3utils.course.grading.run import MAX_RESTARTS
 from hw3utils.course.grading.submission import shadowed_module, sort_files
@@ -107,7 +107,8 @@ def _run_checks(
     sources: dict[int, list[str]] = {}
     for n in sorted(set().union(*needed.values())):
         sources.setdefault(statements[n].cell, []).append(statements[n].source)
-    errors = dict(zip(sources, _errors_of_cells(list(sources.values()), path, timeout), strict=True))
+    found_errors, found_notes = _run_cells(list(sources.values()), path, timeout)
+    errors, notes = dict(zip(sources, found_errors, strict=True)), dict(zip(sources, found_notes, strict=True))
     results = {}
     for name, numbers in needed.items():
         # Other checks do not count, even if this one uses a name of theirs.
@@ -121,7 +122,8 @@ def _run_checks(
             results[name] = _missing(stubs)
         found = [errors[statements[n].cell] for n in used]
         if name in checks or any(found):
-            results.setdefault(name, _result(found, stubs, timeout))
+            state, message = _result(found, stubs, timeout)
+            results.setdefault(name, (state, notes[statements[goals[name][0]].cell] if state == DONE else message))
     return results
 
 
@@ -177,12 +179,13 @@ def _in_order(notebook: NotebookNode, check_cells: set[int]) -> list[Statement]:
     return sorted(statements, key=lambda statement: statement.cell in late)
 
 
-def _errors_of_cells(sources: Sequence[Sequence[str]], path: Path, timeout: int) -> list[Error]:
-    """Run cells one after the other, also after an error; the error of each.
+def _run_cells(sources: Sequence[Sequence[str]], path: Path, timeout: int) -> tuple[list[Error], list[str]]:
+    """Run cells one after the other, also after an error; the error of each, and the notes that it printed.
 
     A cell that hangs or ends the process is left out, and all others run again, as in grading.
     """
     errors: dict[int, Error] = {}
+    notes: dict[int, str] = {}
     crashed: set[int] = set()
     variables = student_environment(current_profile().name, os.cpu_count() or 1, None)
     variables |= {name: os.environ[name] for name in (STUDENT_VARIABLE, "OMP_NUM_THREADS") if name in os.environ}
@@ -196,7 +199,7 @@ def _errors_of_cells(sources: Sequence[Sequence[str]], path: Path, timeout: int)
             kernel = Kernel(config)
             try:
                 for n in (n for n in range(len(sources)) if n not in crashed):
-                    errors[n] = _error_of("\n".join(sources[n]), kernel, timeout)
+                    errors[n], notes[n] = _run_cell("\n".join(sources[n]), kernel, timeout)
                     bar.update(max(0, len(errors) - bar.n))
                 break
             except KernelCrashed as error:
@@ -204,17 +207,21 @@ def _errors_of_cells(sources: Sequence[Sequence[str]], path: Path, timeout: int)
                 errors[n] = (_TIMEOUT if error.state == CellState.TIMED_OUT else "", error.text)
             finally:
                 kernel.stop()
-    return [errors.get(n, ("", "it did not run")) for n in range(len(sources))]
+    numbers = range(len(sources))
+    return [errors.get(n, ("", "it did not run")) for n in numbers], [notes.get(n, "") for n in numbers]
 
 
-def _error_of(source: str, kernel: Kernel, timeout: int) -> Error:
-    """Run a cell; its error.
+def _run_cell(source: str, kernel: Kernel, timeout: int) -> tuple[Error, str]:
+    """Run a cell; its error, and the notes that it printed, in one line.
 
     Raises:
         KernelCrashed: it hangs or ended the process.
     """
-    found = [output for output in kernel.run(source, timeout) if output.output_type == "error"]
-    return (found[0].ename, plain(found[0].evalue)) if found else None
+    outputs = kernel.run(source, timeout)
+    found = [output for output in outputs if output.output_type == "error"]
+    printed = "".join(output.text for output in outputs if output.output_type == "stream").splitlines()
+    notes = " ".join(line for line in printed if line.startswith(NOTE))
+    return (found[0].ename, plain(found[0].evalue)) if found else None, notes
 
 
 def _link_files(path: Path, folder: Path) -> None:

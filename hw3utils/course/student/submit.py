@@ -25,9 +25,9 @@ from hw3utils.course.assignment import (
 )
 from hw3utils.course.grading.submission import MANIFEST, MAX_FILE, sort_files
 from hw3utils.course.notebooks.cells import grade_id, graded_cells
-from hw3utils.course.notebooks.execute import NOTEBOOKS, find_notebooks, read_notebook
+from hw3utils.course.notebooks.execute import NOTEBOOKS, find_notebooks
 from hw3utils.course.notebooks.repair import read_leniently
-from hw3utils.course.student.check import check_notebook
+from hw3utils.course.student.check import as_released, check_notebook
 from hw3utils.files import check_writable, file_sha256, write_atomically
 from hw3utils.progress import printable
 
@@ -81,11 +81,11 @@ def submit(folder: Path, out: Path, *, timeout: int = 120, made: datetime | None
     if not set(homework) & set(result.files):
         raise ValueError(f"there is no notebook of this homework in {folder}, expected {', '.join(homework)}.")
     _number(folder, result)
-    for name, original in homework.items():
+    for name in homework:
         if name not in result.files:
             result.warnings.append(f"{name} is missing.")
             continue
-        result.warnings += _notebook(folder / name, original, result, timeout)
+        result.warnings += _notebook(folder / name, result, timeout)
     for name in result.files:
         if name not in (*homework, STUDENT_FILE, "README.md") and is_homework(name):
             result.warnings.append(f"{name} is no notebook of this homework: it is packed, but no check will see it.")
@@ -96,12 +96,12 @@ def submit(folder: Path, out: Path, *, timeout: int = 120, made: datetime | None
     return result
 
 
-def _homework() -> dict[str, Path | None]:
-    """The homework's notebooks by name, with their paths if the package is installed with them."""
+def _homework() -> list[str]:
+    """The names of the homework's notebooks."""
     try:
-        return {path.name: path for path in find_notebooks() if is_homework(path.name)}
-    except ValueError:
-        return dict.fromkeys(NOTEBOOK_FILES)
+        return [path.name for path in find_notebooks() if is_homework(path.name)]
+    except ValueError:  # the package is installed without notebooks
+        return list(NOTEBOOK_FILES)
 
 
 def _collect(folder: Path, out: Path, result: PackedHomework) -> None:
@@ -143,7 +143,7 @@ def _number(folder: Path, result: PackedHomework) -> None:
         result.warnings.append(f"{STUDENT_FILE} still holds {result.student_number}, an example: write your own.")
 
 
-def _notebook(path: Path, original: Path | None, result: PackedHomework, timeout: int) -> list[str]:
+def _notebook(path: Path, result: PackedHomework, timeout: int) -> list[str]:
     """Check one notebook; warnings about it."""
     try:
         notebook = read_leniently(path)
@@ -152,8 +152,8 @@ def _notebook(path: Path, original: Path | None, result: PackedHomework, timeout
     result.checks[path.name] = check_notebook(path, timeout=timeout)
     open_items = dict.fromkeys(part.item for part in result.checks[path.name] if part.state != CellState.DONE)
     found = [f"{path.name} has parts that are not done: {', '.join(open_items)}."] if open_items else []
-    if original is not None:
-        found += _changed_checks(path.name, read_notebook(original), notebook)
+    if original := as_released(path):
+        found += _changed_checks(path.name, original, notebook)
     try:
         as_saved = nbformat.read(path, as_version=4)
         nbformat.validate(as_saved)
