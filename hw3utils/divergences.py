@@ -6,6 +6,7 @@ Two samples of one density are not at distance 0. `floor` gives their mean dista
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,7 +51,7 @@ def sliced_wasserstein(
     n = check_count(n_projections, "n_projections")
     directions = gaussian_noise(x.new_empty(x.shape[1], n), generator)
     directions = directions / directions.norm(dim=0)
-    a, b = (x @ directions).sort(dim=0).values, (y @ directions).sort(dim=0).values
+    a, b = _sorted(x @ directions), _sorted(y @ directions)
     if len(a) == len(b):
         return math.sqrt(float((a - b).square().mean()))
     # Both quantile functions are steps: between two of all their jumps each is constant.
@@ -60,6 +61,11 @@ def sliced_wasserstein(
     middle = jumps - width / 2
     at_a, at_b = ((middle * len(z)).long().clamp(max=len(z) - 1) for z in (a, b))
     return math.sqrt(float(((a[at_a] - b[at_b]).square() * width[:, None]).sum(0).mean()))
+
+
+def _sorted(x: Tensor) -> Tensor:
+    """The values of each column in ascending order. On the CPU NumPy's sort is several times faster than torch's."""
+    return torch.from_numpy(np.sort(x.numpy(), axis=0)) if x.device.type == "cpu" else x.sort(dim=0).values
 
 
 def energy_distance(x: Tensor, y: Tensor) -> float:

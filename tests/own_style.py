@@ -1,7 +1,7 @@
 """Answers to all exercises, each in a style of its own: float32, NumPy inside, loops, other orders of the noise.
 
-`RIGHT` has one for each cell of a student, by grade_id; `WRONG` one mistake for each notebook, with the name of the
-function and a part of the reason that its check must give.
+`RIGHT` has one for each cell of a student, by grade_id; `WRONG` has mistakes, at least one for each notebook: the cell,
+the name of the function, a part of the reason that its check must give, and the source.
 """
 
 RIGHT = {
@@ -45,7 +45,7 @@ def my_loss(eps_model, x0, t, eps, schedule):
 def my_training_step(network, optimizer, average, x0, schedule, generator, decay):
     eps = torch.randn(x0.shape, generator=generator)
     t = (torch.rand(len(x0), generator=generator) * schedule.T).long() + 1
-    loss = my_loss(network, x0, t, eps, schedule)
+    loss = loss_of(network, x0, t, eps, schedule)
     for p in network.parameters():
         p.grad = None
     loss.backward()
@@ -158,7 +158,7 @@ def my_score_training(network, points, steps, generator):
         batch = points[torch.randperm(len(points), generator=generator)[:128]]
         z = torch.randn(128, 2, generator=generator)
         adam.zero_grad()
-        (sigma**2 * my_denoising_loss(network, batch, sigma, z)).backward()
+        (sigma**2 * denoising_loss(network, batch, sigma, z).mean()).backward()
         adam.step()
     return network
 """,
@@ -261,6 +261,12 @@ WRONG = {
         "the samples are noisier than the data",
         RIGHT["Q1-P4-solution"].replace("variance = (1 - abar[t - 1]) / (1 - abar[t]) * beta[t]", "variance = beta[t]"),
     ),
+    "02 loss": (
+        "Q1-P3-loss-solution",
+        "my_loss",
+        "the loss is 3072.000 times the mean squared error",
+        RIGHT["Q1-P3-loss-solution"].replace(" / eps.numel()", ""),
+    ),
     "03": (
         "Q1-P5-solution",
         "my_sample_ddim",
@@ -278,6 +284,12 @@ WRONG = {
         "my_perturbed_score",
         "what is the variance of the sum of a point",
         RIGHT["Q2-P1-solution"].replace("* sigma * sigma", "* sigma"),
+    ),
+    "05 loss": (
+        "Q2-P2-loss-solution",
+        "my_denoising_loss",
+        "a score that points to the clean point with the right length is not the best one",
+        RIGHT["Q2-P2-loss-solution"].replace("+ z) ** 2", "+ sigma * z) ** 2"),
     ),
     "06": (
         "Q2-P5-denoise-solution",

@@ -258,7 +258,7 @@ MUTATIONS = [
         "06",
         "projections of one set not sorted",
         "divergences.py",
-        "(y @ directions).sort(dim=0).values",
+        "_sorted(y @ directions)",
         "y @ directions",
     ),
     Mutation(

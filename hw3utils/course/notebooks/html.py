@@ -27,7 +27,8 @@ math { font-family: "STIX Two Math", "Cambria Math", "TeX Gyre Termes Math", "Li
 .hw3-number { padding-left: 1em; margin-left: auto; }
 .hw3-overline { border-top: 0.06em solid; padding-top: 0.12em; }
 .anchor-link { display: none; }
-pre { white-space: pre-wrap !important; overflow-wrap: anywhere; }
+pre { white-space: pre-wrap !important; overflow-wrap: anywhere; word-break: normal !important; }
+h1, h2, h3 { line-height: 1.3 !important; }
 @media print {
   math { font-size: 1em; }
   .hw3-drawn math { font-size: 0.85em; }
