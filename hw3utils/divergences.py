@@ -65,7 +65,9 @@ def sliced_wasserstein(
 
 def _sorted(x: Tensor) -> Tensor:
     """The values of each column in ascending order. On the CPU NumPy's sort is several times faster than torch's."""
-    return torch.from_numpy(np.sort(x.numpy(), axis=0)) if x.device.type == "cpu" else x.sort(dim=0).values
+    if x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64):
+        return torch.from_numpy(np.sort(x.detach().numpy(), axis=0))
+    return x.sort(dim=0).values
 
 
 def energy_distance(x: Tensor, y: Tensor) -> float:
