@@ -201,6 +201,7 @@ def test_the_folder_stands_alone(tmp_path):
     (out / ".edition.json").rename(tmp_path / "hidden files are not uploaded")
     for words, code, part in ((["check", "01_forward_process.ipynb"], 1, "checked as they are"),
                               (["submit"], 0, "02_ddpm_training.ipynb is missing"),
+                              (["grade", ".", "--out", "x"], 2, "this needs the solved notebooks"),
                               (["release", "--out", "x"], 2, "install the package from a clone")):  # fmt: skip
         done = subprocess.run([sys.executable, "-P", "-m", "hw3utils", *words], env=environment, capture_output=True,
                               text=True, cwd=out)  # fmt: skip

@@ -135,8 +135,8 @@ def release(
         ValueError: unknown notebooks, or a folder with other files in it.
         OSError: when the folder cannot be written.
     """
-    need_nbgrader()
     paths = find_notebooks(names)
+    need_nbgrader()
     wheel = _wheel_name()
     known = {path.name for path in find_notebooks()} | {STUDENT_FILE, README, REQUIREMENTS, EDITION, wheel}
     if out.exists():

@@ -148,6 +148,7 @@ def grade(
         OSError: when the reports cannot be written.
         KeyboardInterrupt: on Ctrl-C; the reports that are done are kept.
     """
+    homework = [path for path in find_notebooks() if is_homework(path.name)]
     need_nbgrader()
     profile = profile or ("quick" if full else "tiny")
     if profile not in PROFILES:
@@ -159,7 +160,7 @@ def grade(
         command = sandbox_command() if sandbox else None
         where = "in a sandbox" if sandbox else "no sandbox"
         print(f"executing students' code with {sys.executable}, {where}, in {folder}", flush=True)
-        editions = gradebook.prepare(out, [path for path in find_notebooks() if is_homework(path.name)])
+        editions = gradebook.prepare(out, homework)
         settings = {"profile": profile, "full": full, "timeout": timeout, "seed": gradebook.seed_of(out, seed)}
         threads = max(1, (os.cpu_count() or 1) // jobs)
         session = GradingSession(out, Path(folder), editions, settings, threads, command)

@@ -60,7 +60,10 @@ def find_notebooks(names: Sequence[str] = ()) -> list[Path]:
     known = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
     if not names:
         if not known:
-            raise ValueError(f"there are no notebooks in {NOTEBOOKS}; install the package from a clone with -e.")
+            raise ValueError(
+                f"this needs the solved notebooks, and there are none in {NOTEBOOKS}; install the package from a clone "
+                "with -e."
+            )
         return known
     found = []
     for name in names:
