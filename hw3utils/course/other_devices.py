@@ -161,7 +161,7 @@ class _Gpu(TorchFunctionMode):
             if places and not self.has(args[0]):
                 raise _Refused("indices on the GPU do not fit a tensor on the CPU")
         elif there and here:
-            raise _Refused("tensors of the CPU and of the GPU meet, which must be on the same device")
+            raise _Refused("a tensor on the CPU is combined with one on the GPU, and both must be on the same device")
 
 
 def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
