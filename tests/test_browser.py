@@ -23,7 +23,7 @@ CURRENT = "window.jupyterapp.shell.currentWidget"
 CODE = f"{CURRENT}.content.widgets.filter(cell => cell.model.type === 'code')"
 COMMANDS = "window.jupyterapp.commands"
 # The one that runs completely in the browser: it has sliders.
-WHOLE = "01_forward_process"
+RUN_HERE = "01_forward_process"
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium")
 
 
@@ -102,13 +102,13 @@ def code_cells(path):
 
 def test_run_all_in_jupyterlab(lab, page, tmp_path):
     _, folder = lab
-    with opened(page, f"notebooks/{WHOLE}.ipynb"):
+    with opened(page, f"notebooks/{RUN_HERE}.ipynb"):
         page.evaluate(f"() => {{ {COMMANDS}.execute('notebook:clear-all-cell-outputs') }}")
         page.wait_for_function(f"!{CODE}.some(cell => cell.model.executionCount)", timeout=60_000)
         run_all(page)
         page.evaluate(f"() => {CURRENT}.context.save()")
-        assert len(code_cells(folder / "notebooks" / f"{WHOLE}.ipynb")) > 10
-        check_the_page(page, tmp_path / f"{WHOLE}.png")
+        assert len(code_cells(folder / "notebooks" / f"{RUN_HERE}.ipynb")) > 10
+        check_the_page(page, tmp_path / f"{RUN_HERE}.png")
 
 
 TRAINING = """import torch
@@ -134,7 +134,7 @@ def test_a_training_shows_a_bar_that_moves_and_goes(lab, page):
         assert page.locator(".jp-OutputArea-output [role=progressbar]").count() == 0
 
 
-@pytest.mark.parametrize("name", [path.name for path in find_notebooks() if path.stem != WHOLE])
+@pytest.mark.parametrize("name", [path.name for path in find_notebooks() if path.stem != RUN_HERE])
 def test_the_stored_page_of_the_others(name, page, tmp_path):
     with opened(page, f"notebooks/{name}"):
         check_the_page(page, tmp_path / f"{name}.png")

@@ -49,7 +49,7 @@ class Opaque:
 def is_a(value: Any, module: str, name: str) -> bool:
     """Whether a value is an instance of a class of a module; the module is not imported for it."""
     loaded = sys.modules.get(module)
-    return loaded is not None and isinstance(value, getattr(loaded, name))
+    return isinstance(value, getattr(loaded, name, ()))
 
 
 Encode = Callable[[Any], dict[str, Any] | None]
